@@ -1,0 +1,175 @@
+"""Where transitions wait for their flush: the push, and one entry per message.
+
+``push`` is for any thread at any moment and is a single append.  All other methods are for
+the one thread that writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Deque, Dict, Iterable, List, Tuple
+
+from .transitions import Status, Transition, newest, status_of
+
+#: How many transitions per pending message may wait to be coalesced while the writer is
+#: stuck (in a dead socket, say), before the oldest are dropped.
+RAW_PER_MESSAGE = 4
+
+#: How many transitions of one message a flush remembers for ``task_changed``.
+HISTORY_LENGTH = 100
+
+#: What a row takes in a statement besides its texts: an upper bound for both statements
+#: of the ORM store, counted with all its fields.
+_ROW_BYTES = 1_000
+_BYTES_PER_CHARACTER = 4
+
+
+class Entry:
+    """What is pending for one message: the fact that wins, and what it was merged from."""
+
+    __slots__ = ("history", "uncertain", "winner")
+
+    def __init__(self, transition: Transition) -> None:
+        self.winner = transition
+        #: The ranks of all transitions merged so far, in no order.
+        self.history = [transition.rank]
+        #: True if an earlier try to write it may have been committed, its answer lost.
+        self.uncertain = False
+
+    @property
+    def statuses(self) -> Tuple[Status, ...]:
+        """The statuses that were merged into this entry, oldest first."""
+        return tuple(status_of(rank) for rank in sorted(self.history))
+
+    def add(self, transition: Transition) -> None:
+        """Merge one more fact about the same message."""
+        self.winner = newest(self.winner, transition)
+        self._remember([transition.rank])
+
+    def merge(self, other: Entry) -> None:
+        """Merge another entry for the same message."""
+        self.winner = newest(self.winner, other.winner)
+        self._remember(other.history)
+        self.uncertain = self.uncertain or other.uncertain
+
+    def _remember(self, ranks: Iterable[int]) -> None:
+        for rank in ranks:
+            if rank not in self.history:
+                self.history.append(rank)
+        if len(self.history) > HISTORY_LENGTH:
+            self.history = sorted(self.history)[-HISTORY_LENGTH:]
+
+    def size(self) -> int:
+        """Return an upper bound for what this entry takes in a statement, in bytes."""
+        fact = self.winner
+        characters = (
+            len(fact.actor_name)
+            + len(fact.queue_name)
+            + len(fact.description)
+            + len(fact.model_name)
+            + len(fact.app_name)
+        )
+        return _ROW_BYTES + _BYTES_PER_CHARACTER * characters
+
+
+class Buffer:
+    """Transitions that were pushed and are not committed yet, one entry per message.
+
+    Parameters:
+      max_pending(int): How many messages may wait; beyond it the oldest are dropped.
+    """
+
+    def __init__(self, max_pending: int) -> None:
+        self.max_pending = max_pending
+        self._dropped_messages = 0
+        #: Transitions that pushers had to drop, by thread: so nobody needs a lock to count.
+        self._shed_by_thread: Dict[int, int] = {}
+        self._raw: Deque[Transition] = deque()
+        self._entries: Dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        """How much waits: messages, and transitions that aren't coalesced yet."""
+        return len(self._entries) + len(self._raw)
+
+    @property
+    def messages(self) -> int:
+        """How many messages have a coalesced entry."""
+        return len(self._entries)
+
+    @property
+    def dropped(self) -> int:
+        """How many facts were given up because the buffer was full: the pending facts of a
+        message count as one, a transition that wasn't coalesced yet counts by itself."""
+        return self._dropped_messages + sum(list(self._shed_by_thread.values()))
+
+    @property
+    def untouched(self) -> bool:
+        """True if nothing was pushed since the last ``absorb``."""
+        return not self._raw
+
+    def push(self, transition: Transition) -> None:
+        """Add a fact.  Safe from any thread, and if an exception is injected anywhere in it:
+        the append is one C-level operation, and what follows it only bounds the memory."""
+        self._raw.append(transition)
+        if len(self._raw) > RAW_PER_MESSAGE * self.max_pending:
+            self._shed()
+
+    def _shed(self) -> None:
+        try:
+            self._raw.popleft()
+        except IndexError:  # The writer came first and took them all.
+            return
+        thread = threading.get_ident()
+        self._shed_by_thread[thread] = self._shed_by_thread.get(thread, 0) + 1
+
+    def absorb(self) -> int:
+        """Coalesce what was pushed so far; return how many transitions that were."""
+        absorbed = 0
+        for _ in range(len(self._raw)):
+            try:
+                transition = self._raw.popleft()
+            except IndexError:  # A pusher had to shed it.
+                break
+            absorbed += 1
+            entry = self._entries.get(transition.message_id)
+            if entry is None:
+                self._entries[transition.message_id] = Entry(transition)
+            else:
+                entry.add(transition)
+        self._drop_oldest()
+        return absorbed
+
+    def take(self, max_rows: int, max_bytes: int) -> List[Entry]:
+        """Remove and return the oldest entries: at most ``max_rows``, and not many more than
+        ``max_bytes`` in a statement."""
+        batch: List[Entry] = []
+        size = 0
+        for entry in self._entries.values():
+            if len(batch) >= max_rows or size >= max_bytes:
+                break
+            batch.append(entry)
+            size += entry.size()
+        for entry in batch:
+            del self._entries[entry.winner.message_id]
+        return batch
+
+    def put_back(self, batch: Iterable[Entry]) -> None:
+        """Return entries whose flush failed, to the front; facts pushed since are merged in."""
+        entries = {entry.winner.message_id: entry for entry in batch}
+        for message_id, newer in self._entries.items():
+            older = entries.get(message_id)
+            if older is None:
+                entries[message_id] = newer
+            else:
+                older.merge(newer)
+        self._entries = entries
+        self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        excess = len(self._entries) - self.max_pending
+        if excess <= 0:
+            return
+        for message_id in list(self._entries)[:excess]:
+            del self._entries[message_id]
+        self._dropped_messages += excess

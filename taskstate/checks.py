@@ -1,0 +1,89 @@
+"""System checks: what is wrong with the settings, the offending value, and the cure."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.utils.module_loading import import_string
+
+from . import conf
+
+MIDDLEWARE_PATH = "taskstate.middleware.StateMiddleware"
+
+
+def check_settings(**kwargs: Any) -> List[CheckMessage]:
+    """Check everything that this app reads from the settings."""
+    return [*_check_middleware(), *_check_options(), *_check_database()]
+
+
+def _check_middleware() -> List[CheckMessage]:
+    from .middleware import StateMiddleware
+
+    broker = getattr(settings, "DRAMATIQ_BROKER", {})
+    listed = broker.get("MIDDLEWARE", []) if isinstance(broker, dict) else []
+    ours = [entry for entry in listed if _is_middleware(entry, StateMiddleware)]
+    if not ours:
+        return [
+            Warning(
+                f"StateMiddleware is missing from DRAMATIQ_BROKER['MIDDLEWARE']: {listed!r}. "
+                "No task is tracked.",
+                hint=f"Add {MIDDLEWARE_PATH!r} to it, at any position.",
+                id="taskstate.W001",
+            )
+        ]
+    if len(ours) > 1:
+        return [
+            Error(
+                f"StateMiddleware is listed {len(ours)} times in DRAMATIQ_BROKER['MIDDLEWARE']: "
+                f"{ours!r}. Each would count a message's hops.",
+                hint="Keep one of them.",
+                id="taskstate.E002",
+            )
+        ]
+    return []
+
+
+def _is_middleware(entry: object, middleware: type) -> bool:
+    if isinstance(entry, str):
+        try:
+            entry = import_string(entry)
+        except ImportError:
+            return False  # django_dramatiq reports it.
+        return isinstance(entry, type) and issubclass(entry, middleware)
+    return isinstance(entry, middleware)
+
+
+def _check_options() -> List[CheckMessage]:
+    raw = getattr(settings, "TASKSTATE", {})
+    if not isinstance(raw, dict):
+        return [
+            Error(
+                f"TASKSTATE is {raw!r}, which is not a dictionary.",
+                hint=f"Make it a dictionary; its keys are {', '.join(conf.DEFAULTS)}.",
+                id="taskstate.E006",
+            )
+        ]
+    return [
+        Error(
+            f"TASKSTATE: {problem.message}",
+            hint=problem.hint,
+            id="taskstate.E003" if problem.unknown else "taskstate.E004",
+        )
+        for problem in conf.find_problems(raw)
+    ]
+
+
+def _check_database() -> List[CheckMessage]:
+    alias = conf.tasks_database()
+    if alias in settings.DATABASES:
+        return []
+    known = ", ".join(repr(name) for name in settings.DATABASES)
+    return [
+        Error(
+            f"DRAMATIQ_TASKS_DATABASE is {alias!r}, which is no alias in DATABASES.",
+            hint=f"Set it to one of {known}, or add that alias to DATABASES.",
+            id="taskstate.E005",
+        )
+    ]

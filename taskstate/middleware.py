@@ -1,0 +1,420 @@
+"""``StateMiddleware``: Dramatiq's hooks become transitions.
+
+Hooks only push.  They never touch the database, never raise, never wait, and are repeatable:
+Dramatiq raises exceptions in worker threads between any two bytecodes, in hooks too.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, TypeVar
+
+import dramatiq
+from django import VERSION
+from django.apps import apps
+from dramatiq.broker import MessageProxy
+from dramatiq.common import q_name
+
+from . import process, values
+from .conf import Options
+from .signals import task_changed
+from .stores import Change, Store
+from .transitions import MAX_HOP, Status, Transition, UserPk, pack_rank
+from .writer import Writer
+
+__all__ = ["StateMiddleware"]
+
+logger = logging.getLogger("taskstate")
+
+#: How often the message has been enqueued; absent counts as 0.
+HOP_OPTION = "taskstate_hop"
+#: When the first run of a message that is retried began, in milliseconds since 1970.
+STARTED_AT_OPTION = "taskstate_started_at"
+
+#: The kwarg that makes a message tracked.
+FOR_STATE = "for_state"
+
+#: Where the run of a message is kept, on Dramatiq's proxy for it.
+_RUN_ATTRIBUTE = "_taskstate_run"
+
+#: Warnings are given once per actor, for so many actors: their names come from outside.
+_MAX_WARNED = 1000
+
+
+class Moment(NamedTuple):
+    """The present, by two clocks."""
+
+    #: Milliseconds since 1970.
+    time: int
+    #: Monotonic seconds.
+    monotonic: float
+
+
+def now() -> Moment:
+    """Return the present."""
+    return Moment(int(time.time() * 1000), time.monotonic())
+
+
+class Facts(NamedTuple):
+    """What doesn't change while a message is processed, made fit for the columns."""
+
+    message_id: str
+    actor_name: str
+    queue_name: str
+    enqueued_at: int
+    user_pk: UserPk
+    description: str
+    model_name: str
+    app_name: str
+
+
+class Run:
+    """One run of a message by this process, from its receipt to its acknowledgement."""
+
+    def __init__(self, message: Any) -> None:
+        self.message_id = message.message_id
+        self.hop = _hop(message)
+        self.attempt = _attempt(message)
+        #: When the first run began, by the message's own account or because this is the first.
+        self.started_at: Optional[int] = None
+        self.facts: Optional[Facts] = None
+        #: When its outcome was known; Dramatiq may tell twice, the last time counts.
+        self.ended: Optional[Moment] = None
+        self.raised = False
+        self.skipped = False
+        #: Whether the message was enqueued anew during the run, by a retry above all.
+        self.superseded = False
+        self.settled = False
+
+
+Hook = TypeVar("Hook", bound=Callable[..., None])
+
+
+def _for_tracked(hook: Hook) -> Hook:
+    """Run ``hook`` for tracked messages only, and let no exception out of it."""
+
+    @functools.wraps(hook)
+    def guarded(
+        self: StateMiddleware, broker: dramatiq.Broker, message: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        try:
+            for_state = message.kwargs.get(FOR_STATE)
+            if for_state is None:
+                return
+            if isinstance(for_state, dict):
+                hook(self, broker, message, *args, **kwargs)
+            else:
+                logger.debug(
+                    "Message %s is not tracked: its %s is a %s, not a dict.",
+                    message.message_id,
+                    FOR_STATE,
+                    type(for_state).__name__,
+                )
+        except Exception:
+            logger.exception("A state of message %s is not tracked.", message)
+
+    return guarded  # type: ignore[return-value]
+
+
+class StateMiddleware(dramatiq.Middleware):
+    """Keeps a ``Task`` row true for each message that carries a ``for_state`` dictionary.
+
+    It works at any position among the middleware.  Constructing it is inert: no thread is
+    started and no model imported before the first tracked message.
+
+    Parameters (each wins over its namesake in the ``TASKSTATE`` setting):
+      flush_interval(float): Under load, at most one flush per so many seconds; 0 sets no limit.
+      max_batch_size(int): Rows per batch.
+      max_pending(int): Messages kept through an outage.
+      shutdown_timeout(float): Seconds that the last flush of a process may take.
+      synchronous(bool): Write each transition at once in the calling thread; for tests.
+
+    Raises:
+      ImproperlyConfigured: If a parameter is of the wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        flush_interval: Optional[float] = None,
+        max_batch_size: Optional[int] = None,
+        max_pending: Optional[int] = None,
+        shutdown_timeout: Optional[float] = None,
+        synchronous: Optional[bool] = None,
+    ) -> None:
+        self._options = Options(
+            flush_interval=flush_interval,
+            max_batch_size=max_batch_size,
+            max_pending=max_pending,
+            shutdown_timeout=shutdown_timeout,
+            synchronous=synchronous,
+        )
+        self._writer = Writer(
+            open_store=_open_store,
+            announce=_announce,
+            config=self._options,
+            watch=process.watch,
+        )
+        self._this_thread = _ThisThread()
+        self._warned: Set[str] = set()
+
+    # Enqueueing: in a web process, or in a worker that retries or forwards.
+
+    @_for_tracked
+    def before_enqueue(
+        self, broker: dramatiq.Broker, message: Any, delay: Optional[int] = None
+    ) -> None:
+        """Count the hop, before the message is encoded."""
+        if isinstance(message, MessageProxy):
+            # Its options are about to change, and its run is known by what they were.
+            run = self._run_of(message)
+        else:
+            run = self._this_thread.run
+        if run is not None and run.message_id == message.message_id:
+            is_retry = _attempt(message) > run.attempt
+            if is_retry and run.started_at is not None:
+                message.options[STARTED_AT_OPTION] = run.started_at
+        message.options[HOP_OPTION] = min(_hop(message) + 1, MAX_HOP)
+
+    @_for_tracked
+    def after_enqueue(
+        self, broker: dramatiq.Broker, message: Any, delay: Optional[int] = None
+    ) -> None:
+        """Push enqueued, or delayed."""
+        moment = now()
+        hop = _hop(message)
+        run = self._this_thread.run
+        if run is not None and run.message_id == message.message_id and hop > run.hop:
+            run.superseded = True
+        # Delay 0 is a delay as well: the message goes by the delay queue.
+        status = Status.ENQUEUED if delay is None else Status.DELAYED
+        self._push(
+            status,
+            facts=self._facts(message),
+            hop=hop,
+            attempt=_attempt(message),
+            started_at=_carried_start(message),
+            moment=moment,
+        )
+
+    # Processing: in a worker thread.
+
+    @_for_tracked
+    def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Push running."""
+        moment = now()
+        run = self._run_of(message)
+        self._this_thread.run = run
+        carried = _carried_start(message)
+        run.started_at = moment.time if carried is None else carried
+        run.facts = self._facts(message)
+        self._push_run(Status.RUNNING, run, moment)
+
+    @_for_tracked
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: Any,
+        *,
+        result: Any = None,
+        exception: Optional[BaseException] = None,
+    ) -> None:
+        """Note when the run ended, and how; whether that is final shows at the ack."""
+        run = self._run_of(message)
+        run.ended = now()
+        run.raised = exception is not None
+        run.skipped = False
+
+    @_for_tracked
+    def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Note that the message was skipped."""
+        run = self._run_of(message)
+        run.ended = now()
+        run.skipped = True
+
+    @_for_tracked
+    def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Push done or skipped, or failed if the message raised and is not retried."""
+        self._this_thread.run = None
+        run: Optional[Run] = getattr(message, _RUN_ATTRIBUTE, None)
+        if run is None or run.ended is None:
+            return  # A delayed copy that became due, for one: it didn't run.
+        if not run.raised:
+            self._settle(Status.DONE, message, run)
+        elif not run.superseded:
+            self._settle(Status.FAILED, message, run)
+
+    @_for_tracked
+    def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Push failed, or skipped."""
+        self._this_thread.run = None
+        self._settle(Status.FAILED, message, self._run_of(message))
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
+        """Write what is pending, for a bounded time."""
+        try:
+            self._writer.stop(self._options().shutdown_timeout)
+        except Exception:
+            logger.exception("The last flush of this worker failed.")
+
+    # From a hook to a push.
+
+    def _run_of(self, message: Any) -> Run:
+        run: Optional[Run] = getattr(message, _RUN_ATTRIBUTE, None)
+        if run is None:
+            run = Run(message)
+            setattr(message, _RUN_ATTRIBUTE, run)
+        return run
+
+    def _settle(self, status: Status, message: Any, run: Run) -> None:
+        if run.settled:
+            return
+        if run.skipped:
+            status = Status.SKIPPED
+            run.started_at = None
+        if run.facts is None:
+            run.facts = self._facts(message)
+        self._push_run(status, run, run.ended or now())
+        run.settled = True
+
+    def _push_run(self, status: Status, run: Run, moment: Moment) -> None:
+        self._push(
+            status,
+            facts=run.facts,
+            hop=run.hop,
+            attempt=run.attempt,
+            started_at=run.started_at,
+            moment=moment,
+        )
+
+    def _push(
+        self,
+        status: Status,
+        *,
+        facts: Optional[Facts],
+        hop: int,
+        attempt: int,
+        started_at: Optional[int],
+        moment: Moment,
+    ) -> None:
+        if facts is None:
+            return
+        self._writer.push(
+            Transition(
+                rank=pack_rank(status, hop, moment.time),
+                message_id=facts.message_id,
+                actor_name=facts.actor_name,
+                queue_name=facts.queue_name,
+                attempt=attempt,
+                enqueued_at=facts.enqueued_at,
+                started_at=started_at,
+                user_pk=facts.user_pk,
+                description=facts.description,
+                model_name=facts.model_name,
+                app_name=facts.app_name,
+                happened_at=moment.monotonic,
+            )
+        )
+
+    def _facts(self, message: Any) -> Optional[Facts]:
+        """Return what the columns take from ``message``, or None if it can't be tracked."""
+        try:
+            message_id = values.clean_message_id(message.message_id)
+        except ValueError:
+            self._warn_once(
+                message,
+                "Messages of actor %s are not tracked: the message id %.100r is no UUID. Leave it "
+                "to Dramatiq to make the ids, or use uuid.uuid4().",
+                message.message_id,
+            )
+            return None
+        for_state: Dict[str, Any] = message.kwargs[FOR_STATE]
+        return Facts(
+            message_id=message_id,
+            actor_name=values.clean_text(message.actor_name, values.ACTOR_NAME_LENGTH),
+            queue_name=values.clean_text(q_name(message.queue_name), values.QUEUE_NAME_LENGTH),
+            enqueued_at=values.clean_time(message.message_timestamp),
+            user_pk=self._user_pk(message, for_state.get("user_pk")),
+            description=values.clean_text(
+                for_state.get("description"), values.DESCRIPTION_LENGTH
+            ),
+            model_name=values.clean_text(for_state.get("model_name"), values.MODEL_NAME_LENGTH),
+            app_name=values.clean_text(for_state.get("app_name"), values.APP_NAME_LENGTH),
+        )
+
+    def _user_pk(self, message: Any, value: object) -> UserPk:
+        if value is None:
+            return None
+        try:
+            return _user_key().clean(value)
+        except ValueError as error:
+            self._warn_once(
+                message,
+                "Tasks of actor %s are tracked without their user: for_state['user_pk'] is "
+                "%.100r, and %s. Send the primary key of a user.",
+                value,
+                error,
+            )
+            return None
+
+    def _warn_once(self, message: Any, text: str, *details: object) -> None:
+        key = f"{text[:40]} {message.actor_name}"
+        if key not in self._warned and len(self._warned) < _MAX_WARNED:
+            self._warned.add(key)
+            logger.warning(text + " This is logged once.", message.actor_name, *details)
+
+
+class _ThisThread(threading.local):
+    """The run that this worker thread is at."""
+
+    run: Optional[Run] = None
+
+
+def _hop(message: Any) -> int:
+    return values.clean_count(message.options.get(HOP_OPTION), MAX_HOP)
+
+
+def _attempt(message: Any) -> int:
+    return values.clean_count(message.options.get("retries"), values.MAX_ATTEMPT)
+
+
+def _carried_start(message: Any) -> Optional[int]:
+    started_at = message.options.get(STARTED_AT_OPTION)
+    return None if started_at is None else values.clean_time(started_at)
+
+
+def _user_key() -> values.UserKey:
+    if not apps.models_ready:
+        raise ValueError("the apps aren't loaded yet")
+    # Here, because the middleware is made before models can be imported.
+    from .models import user_key
+
+    return user_key()
+
+
+def _open_store() -> Store:
+    # Here, because the middleware is made before models can be imported.
+    from .stores.orm import OrmStore
+
+    return OrmStore()
+
+
+def _announce(changes: Sequence[Change]) -> None:
+    """Send ``task_changed`` for each row that changed."""
+    if not task_changed.has_listeners(StateMiddleware):
+        return
+    for task, entry in changes:
+        answers: List[Any] = task_changed.send_robust(
+            sender=StateMiddleware, task=task, transitions=entry.statuses
+        )
+        for receiver, answer in answers:
+            # From 4.2 on Django logs it, too.
+            if isinstance(answer, Exception) and VERSION < (4, 2):
+                logger.error(
+                    "A receiver of task_changed failed: %r. All others were called.",
+                    receiver,
+                    exc_info=answer,
+                )

@@ -1,0 +1,96 @@
+"""What a process has to do for its writers: exits, forks, and the two public functions.
+
+Writers are watched from their first push on, so that a process that tracks nothing carries
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from multiprocessing.util import Finalize
+from typing import List, Optional
+from weakref import WeakSet
+
+from .conf import Options
+from .writer import Stats, Writer
+
+logger = logging.getLogger("taskstate")
+
+_writers: WeakSet[Writer] = WeakSet()
+_fork_hook_installed = False
+_exit_hook_pid: Optional[int] = None
+#: Connections of parent processes.  Were they collected, the parent's sessions would end.
+_inherited: List[object] = []
+
+
+def flush(timeout: Optional[float] = None) -> bool:
+    """Wait until everything that this process tracked before the call is committed.
+
+    Safe from any thread, from a receiver of ``task_changed``, and after a fork.
+
+    Parameters:
+      timeout(float): Seconds to wait; None waits as long as it takes, through an outage too.
+
+    Returns:
+      bool: False if it wasn't committed in time; it stays pending then.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    flushed = True
+    for writer in list(_writers):
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        flushed = writer.flush(left) and flushed
+    return flushed
+
+
+def stats() -> Stats:
+    """Return what the tracking of this process has done since the process began."""
+    total = Stats()
+    for writer in list(_writers):
+        total = _sum(total, writer.stats())
+    return total
+
+
+def watch(writer: Writer) -> None:
+    """Let ``writer`` be stopped at exit and told of forks.  Cheap, and idempotent."""
+    global _exit_hook_pid, _fork_hook_installed
+    _writers.add(writer)
+    if not _fork_hook_installed:
+        _fork_hook_installed = True
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_after_fork)
+    if _exit_hook_pid != os.getpid():
+        _exit_hook_pid = os.getpid()
+        # Runs at the exit of multiprocessing's children too, where atexit's handlers don't
+        # before Python 3.13; a child has to register its own.
+        Finalize(None, _stop_writers, exitpriority=0)
+
+
+def _after_fork() -> None:
+    for writer in list(_writers):
+        _inherited.extend(writer.after_fork())
+
+
+def _stop_writers() -> None:
+    deadline = time.monotonic() + Options()().shutdown_timeout
+    for writer in list(_writers):
+        try:
+            writer.stop(max(0.0, deadline - time.monotonic()))
+        except Exception:
+            logger.exception("The last flush of this process failed.")
+
+
+def _sum(one: Stats, other: Stats) -> Stats:
+    return Stats(
+        pending=one.pending + other.pending,
+        transitions=one.transitions + other.transitions,
+        flushes=one.flushes + other.flushes,
+        rows_written=one.rows_written + other.rows_written,
+        rows_unchanged=one.rows_unchanged + other.rows_unchanged,
+        dropped=one.dropped + other.dropped,
+        refused=one.refused + other.refused,
+        failures=one.failures + other.failures,
+        last_error=other.last_error or one.last_error,
+        last_flush_seconds=other.last_flush_seconds or one.last_flush_seconds,
+    )

@@ -1,0 +1,95 @@
+"""What a database error means for a batch: bad data, a conflict, or an outage.
+
+Only what a database calls bad data is laid at the door of a row.  Everything else, a missing
+table included, is an outage: the batch is kept and tried again.
+
+Sources: PostgreSQL's appendix of error codes (SQLSTATE), MariaDB's and MySQL's lists of server
+error codes, SQLite's result codes as Python's sqlite3 module raises them.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from django.db import Error, IntegrityError
+
+#: PostgreSQL: data exceptions, integrity violations, and a trigger's own RAISE.
+_SQLSTATE_BAD_CLASSES = ("22", "23")
+_SQLSTATE_BAD = frozenset({"P0001"})
+#: Serialisation failure, deadlock.
+_SQLSTATE_CONFLICT = frozenset({"40001", "40P01"})
+
+_SQLSTATE_LOCK_TIMEOUT = frozenset({"55P03"})
+
+_MYSQL_BAD = frozenset(
+    {
+        1048,  # a column can't be null
+        1062,  # duplicate entry
+        1153,  # packet bigger than max_allowed_packet
+        1264,  # out of range
+        1265,  # data truncated
+        1292,  # incorrect value
+        1366,  # incorrect value for the column's character set
+        1406,  # data too long
+        1451,  # a foreign key refers to the row
+        1452,  # a foreign key refers to nothing
+        1644,  # a trigger's own SIGNAL
+        3819,  # MySQL: a check constraint
+        3988,  # MySQL: no conversion between character sets
+        4025,  # MariaDB: a check constraint
+    }
+)
+#: Deadlock; lock wait timeout.
+_MYSQL_CONFLICT = frozenset({1213, 1205})
+
+#: What Python's drivers raise for a value that they can't even send.
+_PYTHON_BAD = (OverflowError, UnicodeError)
+
+
+def is_bad_data(error: BaseException) -> bool:
+    """Return whether ``error`` says that a value of the batch can't be stored."""
+    if isinstance(error, _PYTHON_BAD):
+        return True
+    if not isinstance(error, Error):
+        return False
+    state = _sqlstate(error)
+    if state is not None:
+        return state[:2] in _SQLSTATE_BAD_CLASSES or state in _SQLSTATE_BAD
+    code = _mysql_code(error)
+    if code is not None:
+        return code in _MYSQL_BAD
+    return isinstance(error, IntegrityError) or isinstance(error.__cause__, _PYTHON_BAD)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Return whether ``error`` says that another writer was in the way: worth a try at once."""
+    if not isinstance(error, Error):
+        return False
+    state = _sqlstate(error)
+    if state is not None:
+        return state in _SQLSTATE_CONFLICT
+    return _mysql_code(error) in _MYSQL_CONFLICT
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Return whether ``error`` says that a lock could not be had in time."""
+    state = _sqlstate(error)
+    if state is not None:
+        return state in _SQLSTATE_LOCK_TIMEOUT or state in _SQLSTATE_CONFLICT
+    code = _mysql_code(error)
+    if code is not None:
+        return code in _MYSQL_CONFLICT
+    return "database is locked" in str(error)
+
+
+def _sqlstate(error: BaseException) -> Optional[str]:
+    """Return the code that psycopg 3 (``sqlstate``) or psycopg2 (``pgcode``) gives."""
+    cause = error.__cause__
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
+def _mysql_code(error: BaseException) -> Optional[int]:
+    """Return the number that mysqlclient and PyMySQL give as the first argument."""
+    code = error.args[0] if error.args else None
+    return code if type(code) is int else None

@@ -1,0 +1,57 @@
+"""A limit for lock waits: a statement that waits for a lock holds every pending row.
+
+SQLite has its own, the ``timeout`` option of the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator
+
+from django.db import Error
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+#: How long a flush may wait for another transaction, in seconds.
+LOCK_WAIT_SECONDS = 2
+
+
+@contextlib.contextmanager
+def limited_in_session(
+    connection: BaseDatabaseWrapper, seconds: int = LOCK_WAIT_SECONDS
+) -> Iterator[None]:
+    """MariaDB and MySQL: limit lock waits around a transaction, and restore what was set."""
+    if connection.vendor != "mysql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SET @taskstate_lock_wait = @@innodb_lock_wait_timeout, "
+            f"SESSION innodb_lock_wait_timeout = {seconds}"
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Error):  # The connection may be gone, and its session with it.
+            with connection.cursor() as cursor:
+                cursor.execute("SET SESSION innodb_lock_wait_timeout = @taskstate_lock_wait")
+
+
+@contextlib.contextmanager
+def limited_in_transaction(
+    connection: BaseDatabaseWrapper, seconds: int = LOCK_WAIT_SECONDS, *, nested: bool
+) -> Iterator[None]:
+    """PostgreSQL: limit lock waits for the rest of the transaction; in somebody else's
+    (``nested``), restore what was set.  A rollback restores it by itself."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    before = "0"
+    with connection.cursor() as cursor:
+        if nested:
+            cursor.execute("SELECT current_setting('lock_timeout')")
+            (before,) = cursor.fetchone()
+        cursor.execute(f"SET LOCAL lock_timeout = '{seconds}s'")
+    yield
+    if nested:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [before])

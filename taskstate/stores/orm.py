@@ -1,0 +1,260 @@
+"""The store that Django's ORM can do on every database: the reference for all others."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+import uuid
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+from django.conf import settings
+from django.db import close_old_connections, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+from .. import conf
+from ..buffer import Entry
+from ..models import Task
+from ..transitions import FINISHED, Transition, newest
+from . import BadData, Change, Written, locks, watermark
+from .errors import is_bad_data, is_conflict
+
+logger = logging.getLogger("taskstate")
+
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_MILLISECOND = datetime.timedelta(milliseconds=1)
+
+#: How often a batch is tried at once when another writer was in the way.
+TRIES = 4
+
+#: Added to a transition's age: what rounding and the way to the database may take from it.
+AGE_MARGIN_SECONDS = 0.005
+
+#: All columns besides the key.
+_FIELDS = (
+    "status",
+    "attempt",
+    "actor_name",
+    "queue_name",
+    "user_id",
+    "description",
+    "model_name",
+    "app_name",
+    "enqueued_at",
+    "started_at",
+    "finished_at",
+    "updated_at",
+    "rank",
+)
+
+Row = Dict[str, Any]
+
+
+class OrmStore:
+    """Writes batches with ``bulk_create`` and ``bulk_update``, in one transaction.
+
+    A batch takes the same number of statements whatever its size, as long as the database
+    limits no parameters: rows are locked and inserted in the order of their keys, so two
+    processes that write the same messages wait for each other instead of blocking each other.
+
+    Parameters:
+      clock(Callable): The monotonic clock that ``Transition.happened_at`` was read from.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._connections: List[object] = []
+
+    def write(self, batch: Sequence[Entry]) -> Written:
+        """Commit a batch; see ``Store.write``.  Inside a transaction it takes a savepoint."""
+        alias = conf.tasks_database()
+        connection = connections[alias]
+        self._connections = [connection]
+        for _ in range(TRIES - 1):
+            try:
+                return self._write_once(connection, batch)
+            except Exception as error:
+                if connection.in_atomic_block or not is_conflict(error):
+                    raise _judged(error) from error
+                logger.debug("Another writer was in the way, trying again: %s", error)
+        try:
+            return self._write_once(connection, batch)
+        except Exception as error:
+            raise _judged(error) from error
+
+    def tidy(self) -> None:
+        """Close connections that are too old or broken."""
+        close_old_connections()
+
+    def close(self) -> None:
+        """Close the connections of this thread, receivers' included."""
+        connections.close_all()
+        self._connections = []
+
+    def connections(self) -> Iterable[object]:
+        """Return the connection that the last batch was written on."""
+        return list(self._connections)
+
+    def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
+        nested = connection.in_atomic_block
+        with locks.limited_in_session(connection), transaction.atomic(using=connection.alias):
+            with locks.limited_in_transaction(connection, nested=nested):
+                return self._merge(connection, batch)
+
+    def _merge(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
+        since_clear = watermark.enter(connection)
+        now = self._clock()
+        entries = {
+            uuid.UUID(entry.winner.message_id): entry
+            for entry in batch
+            if now - entry.winner.happened_at + AGE_MARGIN_SECONDS < since_clear
+        }
+        tasks = {key: _task(entry.winner, connection) for key, entry in entries.items()}
+        known = _locked(connection, tasks)
+        missing = sorted(key for key in tasks if key not in known)
+        if missing:
+            _insert(connection, [tasks[key] for key in missing])
+            inserted = _locked(connection, missing)
+            _require(missing, inserted)
+        else:
+            inserted = {}
+        changed, outdated = _compare(entries, tasks, known, inserted)
+        _update(connection, [tasks[key] for key in outdated], {**known, **inserted})
+        return Written(
+            changes=[Change(tasks[key], entries[key]) for key in changed],
+            unchanged=len(batch) - len(changed),
+        )
+
+
+def _judged(error: Exception) -> Exception:
+    return BadData(str(error)) if is_bad_data(error) else error
+
+
+def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> Dict[uuid.UUID, Row]:
+    """Return the rows of ``keys`` that exist, locked in the order of their keys."""
+    rows: Dict[uuid.UUID, Row] = {}
+    for some in _chunks(sorted(keys), connection.features.max_query_params):
+        query = Task._base_manager.using(connection.alias).filter(pk__in=some).order_by("pk")
+        for row in query.select_for_update().values("message_id", *_FIELDS):
+            rows[row.pop("message_id")] = row
+    return rows
+
+
+def _insert(connection: BaseDatabaseWrapper, tasks: List[Task]) -> None:
+    Task._base_manager.using(connection.alias).bulk_create(tasks, ignore_conflicts=True)
+
+
+def _require(keys: Iterable[uuid.UUID], rows: Dict[uuid.UUID, Row]) -> None:
+    """MariaDB and MySQL turn an error into a warning where conflicts are ignored: a row that
+    isn't there was refused."""
+    lost = [key for key in keys if key not in rows]
+    if lost:
+        raise BadData(f"{len(lost)} rows were not inserted, the first one is {lost[0]}")
+
+
+def _compare(
+    entries: Dict[uuid.UUID, Entry],
+    tasks: Dict[uuid.UUID, Task],
+    known: Dict[uuid.UUID, Row],
+    inserted: Dict[uuid.UUID, Row],
+) -> Tuple[List[uuid.UUID], List[uuid.UUID]]:
+    """Return the keys that this batch changes, and those of them to update."""
+    changed: List[uuid.UUID] = []
+    outdated: List[uuid.UUID] = []
+    for key, entry in entries.items():
+        row = inserted.get(key) or known[key]
+        if _fields(tasks[key]) == row:
+            # The very fact is there: because we have just inserted it, or because we had
+            # committed it before and never heard of it.
+            if key in inserted or entry.uncertain:
+                changed.append(key)
+        elif newest(entry.winner, _fact(entry.winner.message_id, row)) is entry.winner:
+            changed.append(key)
+            outdated.append(key)
+    return changed, outdated
+
+
+def _update(
+    connection: BaseDatabaseWrapper, tasks: List[Task], rows: Dict[uuid.UUID, Row]
+) -> None:
+    differing = [
+        name
+        for name in _FIELDS
+        if any(getattr(task, name) != rows[task.message_id][name] for task in tasks)
+    ]
+    if differing:
+        tasks = sorted(tasks, key=lambda task: task.message_id)
+        Task._base_manager.using(connection.alias).bulk_update(
+            tasks, [Task._meta.get_field(_field_name(name)).name for name in differing]
+        )
+
+
+def _field_name(attribute: str) -> str:
+    return "user" if attribute == "user_id" else attribute
+
+
+def _fields(task: Task) -> Row:
+    return {name: getattr(task, name) for name in _FIELDS}
+
+
+def _task(fact: Transition, connection: BaseDatabaseWrapper) -> Task:
+    """Return the row that ``fact`` makes."""
+    updated_at = _moment(fact.time)
+    task = Task(
+        message_id=uuid.UUID(fact.message_id),
+        status=fact.status.value,
+        attempt=fact.attempt,
+        actor_name=fact.actor_name,
+        queue_name=fact.queue_name,
+        user_id=fact.user_pk,
+        description=fact.description,
+        model_name=fact.model_name,
+        app_name=fact.app_name,
+        enqueued_at=_moment(fact.enqueued_at),
+        started_at=None if fact.started_at is None else _moment(fact.started_at),
+        finished_at=updated_at if fact.status in FINISHED else None,
+        updated_at=updated_at,
+        rank=fact.rank,
+    )
+    task._state.adding = False
+    task._state.db = connection.alias
+    return task
+
+
+def _fact(message_id: str, row: Row) -> Transition:
+    """Return the fact that made ``row``."""
+    return Transition(
+        rank=row["rank"],
+        message_id=message_id,
+        actor_name=row["actor_name"],
+        queue_name=row["queue_name"],
+        attempt=row["attempt"],
+        enqueued_at=_milliseconds(row["enqueued_at"]),
+        started_at=None if row["started_at"] is None else _milliseconds(row["started_at"]),
+        user_pk=row["user_id"],
+        description=row["description"],
+        model_name=row["model_name"],
+        app_name=row["app_name"],
+        happened_at=0.0,
+    )
+
+
+def _moment(milliseconds: int) -> datetime.datetime:
+    """Return a time as ``DateTimeField`` wants it: naive where ``USE_TZ`` is off."""
+    moment = EPOCH + milliseconds * _MILLISECOND
+    if settings.USE_TZ:
+        return moment
+    return timezone.make_naive(moment, timezone.get_default_timezone())
+
+
+def _milliseconds(moment: datetime.datetime) -> int:
+    if timezone.is_naive(moment):
+        moment = timezone.make_aware(moment, timezone.get_default_timezone())
+    return (moment - EPOCH) // _MILLISECOND
+
+
+def _chunks(keys: Sequence[uuid.UUID], size: Any) -> Iterator[Sequence[uuid.UUID]]:
+    size = size or max(1, len(keys))
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]

@@ -1,0 +1,128 @@
+"""The fence between flushes and ``clear_tasks``, in the database's own time.
+
+A flush enters the fence first: it learns how long ago the last clear was, and no clear can
+happen until it has committed.  A clear waits for the flushes inside, then leaves its time.
+A transition reaches the database with its age, so no host's clock matters.
+
+This is SQL by hand because the ORM has neither a table lock nor the database's clock in
+microseconds.  Times are microseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import Optional
+
+from django.db import DatabaseError, NotSupportedError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from ..models import Task, Watermark
+from . import locks
+from .errors import is_lock_timeout
+
+logger = logging.getLogger("taskstate")
+
+_CLOCK = {
+    "postgresql": "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint",
+    "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000",
+}
+
+#: How long one try of a clear may wait for the flushes inside, in seconds: while it waits,
+#: new flushes wait behind it.
+CLOSE_TRY_SECONDS = 1
+
+
+def enter(connection: BaseDatabaseWrapper) -> float:
+    """Enter the fence until the end of this transaction.
+
+    Returns:
+      float: How many seconds ago the last clear was.
+    """
+    clock = _clock(connection)
+    table = _table(connection, Watermark)
+    lock = ""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            # Every write takes this lock anyway; here it is taken before the watermark is read.
+            tasks = _table(connection, Task)
+            cursor.execute(f"LOCK TABLE {tasks} IN ROW EXCLUSIVE MODE")
+        elif connection.vendor == "mysql":
+            lock = " LOCK IN SHARE MODE"
+        else:
+            # SQLite: a write first, since a transaction that reads first can't always write.
+            cursor.execute(_creation(connection))
+        query = f"SELECT {clock} - cleared_at FROM {table} WHERE id = {Watermark.ONLY}{lock}"
+        cursor.execute(query)
+        row = cursor.fetchone()
+        if row is None:
+            cursor.execute(_creation(connection))
+            cursor.execute(query)
+            row = cursor.fetchone()
+    return float(row[0]) / 1_000_000
+
+
+def close(alias: str, timeout: float) -> bool:
+    """Wait for the flushes inside the fence, and leave the time of this clear.
+
+    Parameters:
+      alias(str): The database.
+      timeout(float): Seconds to wait for them at most.
+
+    Returns:
+      bool: False if one was still inside then; nothing has changed in that case.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            _close_once(alias)
+        except DatabaseError as error:
+            if not is_lock_timeout(error):
+                raise
+            if time.monotonic() >= deadline:
+                return False
+            logger.info("Waiting for a process that is writing task states.")
+        else:
+            return True
+
+
+def _close_once(alias: str) -> None:
+    connection = connections[alias]
+    clock = _clock(connection)
+    table = _table(connection, Watermark)
+    nested = connection.in_atomic_block
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locks.limited_in_session(connection, CLOSE_TRY_SECONDS))
+        stack.enter_context(transaction.atomic(using=alias))
+        limit = locks.limited_in_transaction(connection, CLOSE_TRY_SECONDS, nested=nested)
+        stack.enter_context(limit)
+        cursor = stack.enter_context(connection.cursor())
+        if connection.vendor == "postgresql":
+            tasks = _table(connection, Task)
+            cursor.execute(f"LOCK TABLE {tasks} IN SHARE ROW EXCLUSIVE MODE")
+        cursor.execute(_creation(connection))
+        cursor.execute(f"UPDATE {table} SET cleared_at = {clock} WHERE id = {Watermark.ONLY}")
+
+
+def _creation(connection: BaseDatabaseWrapper) -> str:
+    """Return the statement that creates the only row if it isn't there."""
+    values = f"{_table(connection, Watermark)} (id, cleared_at) VALUES ({Watermark.ONLY}, 0)"
+    if connection.vendor == "postgresql":
+        return f"INSERT INTO {values} ON CONFLICT DO NOTHING"
+    return f"INSERT {'IGNORE' if connection.vendor == 'mysql' else 'OR IGNORE'} INTO {values}"
+
+
+def _clock(connection: BaseDatabaseWrapper) -> str:
+    clock: Optional[str] = _CLOCK.get(connection.vendor)
+    if clock is None:
+        raise NotSupportedError(
+            f"taskstate can't write to {connection.display_name}. Point DRAMATIQ_TASKS_DATABASE "
+            "at a PostgreSQL, MariaDB, MySQL or SQLite database."
+        )
+    return clock
+
+
+def _table(connection: BaseDatabaseWrapper, model: type) -> str:
+    return connection.ops.quote_name(model._meta.db_table)

@@ -1,0 +1,142 @@
+"""What happened to a message, and which of two facts about it wins.
+
+A ``Transition`` is one immutable fact: the status of one message at one moment, with all
+that was known then, so that it makes a true row on its own.  Its ``rank`` is a single
+integer that orders the facts about one message; a row is the fact with the highest rank.
+Nothing here touches a database, a thread or a clock.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Tuple, Union
+from uuid import UUID
+
+from django.db.models import TextChoices
+
+UserPk = Union[int, str, UUID, None]
+
+
+class Status(TextChoices):
+    """What a task is doing."""
+
+    ENQUEUED = "enqueued", "Enqueued"
+    DELAYED = "delayed", "Delayed"
+    RUNNING = "running", "Running"
+    DONE = "done", "Done"
+    FAILED = "failed", "Failed"
+    SKIPPED = "skipped", "Skipped"
+
+
+#: Status to (phase, order within the phase).  A later phase of the same hop always wins;
+#: the order breaks the tie of two facts of one phase in the same millisecond.
+_PLACES = {
+    Status.ENQUEUED: (0, 0),
+    Status.DELAYED: (0, 1),
+    Status.RUNNING: (1, 0),
+    Status.DONE: (2, 0),
+    Status.SKIPPED: (2, 1),
+    Status.FAILED: (2, 2),
+}
+_STATUSES = {place: status for status, place in _PLACES.items()}
+
+ACTIVE = (Status.ENQUEUED, Status.DELAYED, Status.RUNNING)
+FINISHED = (Status.DONE, Status.FAILED, Status.SKIPPED)
+
+# A rank is 63 bits wide, so that it fits a signed bigint and stays positive:
+#   hop (17) | phase (2) | milliseconds since 1970 (42, until 2109) | order (2)
+_ORDER_BITS = 2
+_TIME_BITS = 42
+_PHASE_BITS = 2
+_HOP_BITS = 17
+
+_TIME_SHIFT = _ORDER_BITS
+_PHASE_SHIFT = _TIME_SHIFT + _TIME_BITS
+_HOP_SHIFT = _PHASE_SHIFT + _PHASE_BITS
+
+_ORDER_MASK = (1 << _ORDER_BITS) - 1
+_PHASE_MASK = (1 << _PHASE_BITS) - 1
+
+MAX_TIME = (1 << _TIME_BITS) - 1
+MAX_HOP = (1 << _HOP_BITS) - 1
+
+
+def pack_rank(status: Status, hop: int, time_ms: int) -> int:
+    """Return the rank of ``status``, reached on hop ``hop`` at ``time_ms`` (milliseconds
+    since 1970).  A hop or a time beyond its range counts as the end of the range."""
+    phase, order = _PLACES[status]
+    hop = min(max(hop, 0), MAX_HOP)
+    time_ms = min(max(time_ms, 0), MAX_TIME)
+    return hop << _HOP_SHIFT | phase << _PHASE_SHIFT | time_ms << _TIME_SHIFT | order
+
+
+def status_of(rank: int) -> Status:
+    """Return the status that ``rank`` was packed from."""
+    return _STATUSES[rank >> _PHASE_SHIFT & _PHASE_MASK, rank & _ORDER_MASK]
+
+
+def time_of(rank: int) -> int:
+    """Return when the transition of this rank happened, in milliseconds since 1970."""
+    return rank >> _TIME_SHIFT & MAX_TIME
+
+
+class Transition(NamedTuple):
+    """One fact about one message, complete enough to be a row by itself."""
+
+    rank: int
+    #: The UUID of the message in its canonical form.
+    message_id: str
+    actor_name: str
+    #: Without the suffix of the delay queue.
+    queue_name: str
+    #: How many runs came before this one: Dramatiq's ``retries``.
+    attempt: int
+    #: The message's own timestamp, in milliseconds since 1970.
+    enqueued_at: int
+    #: When the first run began, in milliseconds since 1970; None before it, or if skipped.
+    started_at: Optional[int]
+    user_pk: UserPk
+    description: str
+    model_name: str
+    app_name: str
+    #: When it happened by this process's monotonic clock, in seconds: its age decides whether
+    #: ``clear_tasks`` came after it.  Meaningless elsewhere, so not part of the content.
+    happened_at: float
+
+    @property
+    def status(self) -> Status:
+        """The status that this transition leads to."""
+        return status_of(self.rank)
+
+    @property
+    def time(self) -> int:
+        """When it happened, in milliseconds since 1970 by this host's clock."""
+        return time_of(self.rank)
+
+
+def precedence(transition: Transition) -> Tuple[object, ...]:
+    """Return the sort key of a fact: the greatest one of a message is its row.
+
+    Rank decides.  Content follows only so that two different facts of equal rank end in the
+    same row whatever the order they are written in; None sorts before every value.
+    """
+    started_at = -1 if transition.started_at is None else transition.started_at
+    user = "" if transition.user_pk is None else str(transition.user_pk)
+    return (
+        transition.rank,
+        transition.attempt,
+        started_at,
+        transition.enqueued_at,
+        transition.actor_name,
+        transition.queue_name,
+        transition.description,
+        transition.model_name,
+        transition.app_name,
+        user,
+    )
+
+
+def newest(one: Transition, other: Transition) -> Transition:
+    """Return the fact that wins.  Commutative, associative and idempotent."""
+    if one.rank != other.rank:
+        return one if one.rank > other.rank else other
+    return max(one, other, key=precedence)

@@ -1,0 +1,485 @@
+"""The background thread: when to flush, when to try again, when to stop.
+
+One ``Writer`` serves one process.  ``push`` hands it a transition; its thread coalesces them
+and commits them through a store.  It knows no Django model: the store, the announcer, the
+clock and the settings are handed in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+
+from .buffer import Buffer, Entry
+from .conf import Config
+from .pacing import Backoff, TokenBucket
+from .stores import BadData, Change, Store, Written
+from .threads import Doorbell, Latch
+from .transitions import Transition
+
+logger = logging.getLogger("taskstate")
+
+#: How much one statement may take, in bytes: a quarter of MariaDB's max_allowed_packet.
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+#: While flushes are rate-limited nobody rings: the writer looks for a full batch this often.
+NAP_SECONDS = 0.05
+#: An idle writer is woken by the next push; this only bounds the wait.
+IDLE_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """What a process's writers have done so far; see ``taskstate.stats``."""
+
+    #: Messages that wait to be written.
+    pending: int = 0
+    #: Transitions that were taken from the queue.
+    transitions: int = 0
+    #: Batches that were committed.
+    flushes: int = 0
+    #: Rows that were inserted or changed.
+    rows_written: int = 0
+    #: Rows that already held the same fact or a newer one, or were cleared meanwhile.
+    rows_unchanged: int = 0
+    #: Facts given up because more than ``MAX_PENDING`` messages were waiting.
+    dropped: int = 0
+    #: Rows that the database refused as bad data.
+    refused: int = 0
+    #: Flushes that failed and were, or will be, tried again.
+    failures: int = 0
+    #: The last failure as text, or None.
+    last_error: Optional[str] = None
+    #: How long the last flush took, in seconds, or None.
+    last_flush_seconds: Optional[float] = None
+
+
+class _Ticket:
+    """Somebody waits for everything pushed so far."""
+
+    def __init__(self) -> None:
+        self.latch = Latch()
+        self.tried = False
+
+
+class Writer:
+    """Writes what is pushed, and makes known what changed.
+
+    Constructing one is inert; the first push starts its thread.
+
+    Parameters:
+      open_store(Callable): Returns the store; called in the thread that writes first.
+      announce(Callable): Takes the changes of a flush, after its commit; must not raise.
+      config(Callable): Returns the settings in force.
+      watch(Callable): Takes the writer each time its thread is about to start, so that somebody
+        stops it at exit and tells it of forks.
+      clock(Callable): Returns monotonic seconds.
+      randomness(Callable): Returns a float from 0 to 1, to jitter retries.
+    """
+
+    def __init__(
+        self,
+        *,
+        open_store: Callable[[], Store],
+        announce: Callable[[Sequence[Change]], None],
+        config: Callable[[], Config],
+        watch: Callable[[Writer], None],
+        clock: Callable[[], float] = time.monotonic,
+        randomness: Callable[[], float] = random.random,
+    ) -> None:
+        self._open_store = open_store
+        self._announce = announce
+        self._config = config
+        self._watch = watch
+        self._clock = clock
+        self._randomness = randomness
+        self._store: Optional[Store] = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._buffer = Buffer(Config.max_pending)
+        self._bucket = TokenBucket()
+        self._backoff = Backoff(self._randomness)
+        self._stats = Stats()
+        self._in_flight = 0
+        self._outage = False
+        self._drops_reported = 0
+        self._tickets: Deque[_Ticket] = deque()
+        self._doorbell = Doorbell()
+        # Whoever holds it may write: the thread, or a caller when no thread can be started.
+        self._right_to_write = threading.Lock()
+        self._owner: Optional[int] = None
+        self._thread: Optional[threading.Thread] = None
+        self._alive = False
+        self._idle = False
+        self._ending = False
+
+    # What any thread may call.
+
+    def push(self, transition: Transition) -> None:
+        """Hand over a fact.  One append; it never waits, and never touches the database,
+        except where ``SYNCHRONOUS`` asks for just that."""
+        if self._config().synchronous:
+            self.write_now(transition)
+            return
+        self._buffer.push(transition)
+        if self._idle:
+            self._doorbell.ring()
+        elif not self._alive:
+            self._start()
+
+    def flush(self, timeout: Optional[float] = None) -> bool:
+        """Wait until everything pushed before this call is committed.
+
+        From within the writer's own thread (a receiver of ``task_changed``) it is written
+        right here, with one try.
+
+        Parameters:
+          timeout(float): Seconds to wait; None waits as long as it takes.
+
+        Returns:
+          bool: False if that wasn't achieved in time; what is pending stays so.
+        """
+        if self._owner == threading.get_ident():
+            return self._flush_everything()
+        if not self._right_to_write.locked() and not self._buffer:
+            return True
+        ticket = _Ticket()
+        self._tickets.append(ticket)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if self._alive:
+                self._doorbell.ring()
+            elif not self._start():
+                self._write_here(left)
+            if ticket.latch.wait(IDLE_SECONDS if left is None else min(left, IDLE_SECONDS)):
+                return True
+            if left == 0.0:
+                self._forget(ticket)
+                return False
+
+    def stop(self, timeout: float) -> bool:
+        """Flush, then end the thread; bounded by ``timeout`` seconds.  Idempotent, and not
+        final: a later push starts a thread again.
+
+        Returns:
+          bool: Whether everything was written.  If not, the thread goes on trying for as
+            long as the process lives.
+        """
+        deadline = time.monotonic() + timeout
+        if not self.flush(timeout):
+            logger.error(
+                "The states of %d tasks could not be written within %s seconds; they are lost if "
+                "this process ends now. Last error: %s. The cure is a database that answers, or "
+                "a longer TASKSTATE['SHUTDOWN_TIMEOUT'].",
+                self.stats().pending,
+                timeout,
+                self._stats.last_error,
+            )
+            return False
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            self._ending = True
+            self._doorbell.ring()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return True
+
+    def stats(self) -> Stats:
+        """Return what this writer has done so far."""
+        return dataclasses.replace(
+            self._stats,
+            pending=len(self._buffer) + self._in_flight,
+            dropped=self._buffer.dropped,
+        )
+
+    def write_now(self, transition: Transition) -> None:
+        """Write one fact in the calling thread, on its own connection.  An error is logged and
+        counted; it never reaches the caller."""
+        started = self._clock()
+        try:
+            written = self._open_store().write([Entry(transition)])
+        except Exception as error:
+            self._count(error, transitions=1, failures=1)
+            logger.exception(
+                "The state of task %s could not be written (TASKSTATE['SYNCHRONOUS'] is on).",
+                transition.message_id,
+            )
+            return
+        self._count(transitions=1)
+        self._count_flush(written, started)
+        self._announce(written.changes)
+
+    def after_fork(self) -> List[object]:
+        """Begin anew in a forked child: what was pending is still the parent's.
+
+        Returns:
+          list: The parent's connections, which the child must keep alive and never close.
+        """
+        inherited: List[object] = []
+        if self._store is not None:
+            inherited.extend(self._store.connections())
+            inherited.append(self._store)
+            self._store = None
+        self._reset()
+        return inherited
+
+    # The thread.
+
+    def _start(self) -> bool:
+        """Start the thread.  Several callers may do so at once; all but one will end again."""
+        self._watch(self)
+        thread = threading.Thread(target=self._run, name="taskstate-writer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # The interpreter is shutting down, or out of threads.
+            return False
+        return True
+
+    def _run(self) -> None:
+        if not self._right_to_write.acquire(blocking=False):
+            return
+        try:
+            self._owner = threading.get_ident()
+            self._thread = threading.current_thread()
+            self._alive = True
+            while not self._finished():
+                self._sleep(self._step_safely())
+        finally:
+            self._close_store()
+            self._ending = False
+            self._thread = None
+            self._owner = None
+            self._alive = False
+            self._right_to_write.release()
+        # A push may have seen this thread alive and relied on it.
+        if self._buffer or self._tickets:
+            self._start()
+
+    def _finished(self) -> bool:
+        return self._ending and not self._buffer and not self._tickets
+
+    def _sleep(self, seconds: Optional[float]) -> None:
+        if seconds is not None:
+            self._doorbell.wait(min(seconds, NAP_SECONDS))
+            return
+        self._idle = True
+        # Only now may a push rely on the bell: look once more for what came just before.
+        if self._buffer.untouched and not self._tickets and not self._ending:
+            self._doorbell.wait(IDLE_SECONDS)
+        self._idle = False
+
+    def _step_safely(self) -> Optional[float]:
+        try:
+            return self.step()
+        except Exception as error:
+            self._failed(error)
+            return self._backoff.delay(self._clock())
+
+    def step(self) -> Optional[float]:
+        """Do one turn: coalesce what was pushed, and flush if that is due.
+
+        Returns:
+          float: Seconds until the next turn is due, or None if nothing is pending.
+        """
+        config = self._config()
+        self._buffer.max_pending = config.max_pending
+        self._absorb()
+        if self._tickets:
+            self._serve_tickets()
+        if not self._buffer.messages:
+            return None
+        now = self._clock()
+        pause = self._backoff.delay(now)
+        if pause > 0:
+            return pause
+        if self._bucket.take(now, config.flush_interval):
+            self._flush_everything()
+        else:
+            self._flush_full_batches(config.max_batch_size)
+        return self._delay(config.flush_interval)
+
+    def _delay(self, interval: float) -> Optional[float]:
+        if not self._buffer.messages:
+            return None
+        now = self._clock()
+        return max(self._backoff.delay(now), self._bucket.delay(now, interval))
+
+    def _serve_tickets(self) -> None:
+        """Write everything for those who wait: at once, even during a pause, but only once
+        per ticket; after that the ticket waits for the next try like everybody."""
+        tickets = list(self._tickets)
+        if self._backoff.delay(self._clock()) > 0 and all(ticket.tried for ticket in tickets):
+            return
+        for ticket in tickets:
+            ticket.tried = True
+        if self._flush_everything():
+            for ticket in tickets:
+                self._forget(ticket)
+                ticket.latch.open()
+
+    def _forget(self, ticket: _Ticket) -> None:
+        try:
+            self._tickets.remove(ticket)
+        except ValueError:  # The other side of the flush did it.
+            pass
+
+    def _write_here(self, seconds: Optional[float]) -> None:
+        """Write in the calling thread, since no thread can be started."""
+        limit = IDLE_SECONDS if seconds is None else min(seconds, IDLE_SECONDS)
+        if not self._right_to_write.acquire(timeout=limit):
+            return
+        try:
+            self._owner = threading.get_ident()
+            self._step_safely()
+        finally:
+            self._owner = None
+            self._right_to_write.release()
+
+    # One flush.
+
+    def _absorb(self) -> None:
+        self._count(transitions=self._buffer.absorb())
+        self._report_drops()
+
+    def _flush_everything(self) -> bool:
+        """Write all that is pending by now, batch by batch; return whether all of it went."""
+        self._absorb()
+        remaining = self._buffer.messages
+        while remaining > 0:
+            batch = self._buffer.take(self._config().max_batch_size, MAX_BATCH_BYTES)
+            remaining -= len(batch)
+            if not self._write(batch):
+                return False
+        return True
+
+    def _flush_full_batches(self, max_batch_size: int) -> None:
+        while self._buffer.messages >= max_batch_size:
+            if not self._write(self._buffer.take(max_batch_size, MAX_BATCH_BYTES)):
+                return
+
+    def _write(self, batch: Sequence[Entry]) -> bool:
+        """Commit a batch.  If the database calls a value of it bad, halve it until the row is
+        found; anything else that goes wrong puts back what isn't committed."""
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                changes = self._commit(part)
+            except BadData as error:
+                if len(part) == 1:
+                    self._refuse(part[0], error)
+                else:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+            except BaseException as error:
+                for entry in part:
+                    entry.uncertain = True
+                rest = [entry for unwritten in reversed(parts) for entry in unwritten]
+                self._buffer.put_back([*part, *rest])
+                self._report_drops()
+                if not isinstance(error, Exception):
+                    raise
+                self._failed(error)
+                return False
+            else:
+                self._announce(changes)
+        self._tidy()
+        return True
+
+    def _commit(self, part: Sequence[Entry]) -> Sequence[Change]:
+        started = self._clock()
+        self._in_flight += len(part)
+        try:
+            store = self._store = self._store or self._open_store()
+            store.tidy()
+            written = store.write(part)
+        finally:
+            self._in_flight -= len(part)
+        self._succeeded()
+        self._count_flush(written, started)
+        return written.changes
+
+    def _refuse(self, entry: Entry, error: BadData) -> None:
+        self._succeeded()
+        self._count(error, refused=1)
+        logger.error(
+            "The database refuses the state of task %s (%s, actor %s) as bad data, so it is not "
+            "written; all others are. It says: %s",
+            entry.winner.message_id,
+            entry.winner.status.value,
+            entry.winner.actor_name,
+            error,
+        )
+
+    def _failed(self, error: Exception) -> None:
+        self._backoff.failed(self._clock())
+        self._count(error, failures=1)
+        if not self._outage:
+            self._outage = True
+            logger.error(
+                "Task states can't be written: %s. Nothing is lost so far: up to %s messages are "
+                "kept, and written when the database takes them. Check that it runs and that "
+                "'manage.py migrate taskstate' was run. This is logged once, until it is over.",
+                _describe(error),
+                f"{self._buffer.max_pending:,}",
+                exc_info=error,
+            )
+
+    def _succeeded(self) -> None:
+        self._backoff.succeeded()
+        if self._outage:
+            self._outage = False
+            logger.warning("Task states are written again; %d are still waiting.", len(self._buffer))
+
+    def _report_drops(self) -> None:
+        dropped = self._buffer.dropped - self._drops_reported
+        if dropped == 0:
+            return
+        # A line per power of two: an hour of drops is a screen of log, not a disk of it.
+        if self._drops_reported == 0 or dropped >= self._drops_reported:
+            self._drops_reported += dropped
+            logger.error(
+                "More than %s messages wait to be written, so the oldest states are dropped: %s "
+                "so far. The cure is a database that answers, or a higher "
+                "TASKSTATE['MAX_PENDING'].",
+                f"{self._buffer.max_pending:,}",
+                f"{self._drops_reported:,}",
+            )
+
+    def _count(self, error: Optional[BaseException] = None, **more: int) -> None:
+        stats = self._stats
+        changed: Dict[str, Any] = {name: getattr(stats, name) + more[name] for name in more}
+        if error is not None:
+            changed["last_error"] = _describe(error)
+        self._stats = dataclasses.replace(stats, **changed)
+
+    def _count_flush(self, written: Written, started: float) -> None:
+        self._count(
+            flushes=1, rows_written=len(written.changes), rows_unchanged=written.unchanged
+        )
+        self._stats = dataclasses.replace(self._stats, last_flush_seconds=self._clock() - started)
+
+    def _tidy(self) -> None:
+        try:
+            if self._store is not None:
+                self._store.tidy()
+        except Exception:
+            logger.exception("The writer could not close an old database connection.")
+
+    def _close_store(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            try:
+                store.close()
+            except Exception:
+                logger.exception("The writer could not close its database connection.")
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip()
