@@ -15,6 +15,7 @@ class TaskstateConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
+        # Here, because checks read the settings, and an app's module is imported before them.
         from .checks import check_settings
 
         checks.register(check_settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Deque, Dict, Iterable, List, Tuple
+from typing import Iterable
 
 from .transitions import Status, Transition, newest, status_of
 
@@ -38,7 +38,7 @@ class Entry:
         self.uncertain = False
 
     @property
-    def statuses(self) -> Tuple[Status, ...]:
+    def statuses(self) -> tuple[Status, ...]:
         """The statuses that were merged into this entry, oldest first."""
         return tuple(status_of(rank) for rank in sorted(self.history))
 
@@ -84,9 +84,9 @@ class Buffer:
         self.max_pending = max_pending
         self._dropped_messages = 0
         #: Transitions that pushers had to drop, by thread: so nobody needs a lock to count.
-        self._shed_by_thread: Dict[int, int] = {}
-        self._raw: Deque[Transition] = deque()
-        self._entries: Dict[str, Entry] = {}
+        self._shed_by_thread: dict[int, int] = {}
+        self._raw: deque[Transition] = deque()
+        self._entries: dict[str, Entry] = {}
 
     def __len__(self) -> int:
         """How much waits: messages, and transitions that aren't coalesced yet."""
@@ -140,10 +140,10 @@ class Buffer:
         self._drop_oldest()
         return absorbed
 
-    def take(self, max_rows: int, max_bytes: int) -> List[Entry]:
+    def take(self, max_rows: int, max_bytes: int) -> list[Entry]:
         """Remove and return the oldest entries: at most ``max_rows``, and not many more than
         ``max_bytes`` in a statement."""
-        batch: List[Entry] = []
+        batch: list[Entry] = []
         size = 0
         for entry in self._entries.values():
             if len(batch) >= max_rows or size >= max_bytes:

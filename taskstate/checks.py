@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
 from django.utils.module_loading import import_string
 
 from . import conf
@@ -13,12 +14,13 @@ from . import conf
 MIDDLEWARE_PATH = "taskstate.middleware.StateMiddleware"
 
 
-def check_settings(**kwargs: Any) -> List[CheckMessage]:
+def check_settings(**_: Any) -> list[CheckMessage]:
     """Check everything that this app reads from the settings."""
     return [*_check_middleware(), *_check_options(), *_check_database()]
 
 
-def _check_middleware() -> List[CheckMessage]:
+def _check_middleware() -> list[CheckMessage]:
+    # Here, because Dramatiq isn't needed before the checks run.
     from .middleware import StateMiddleware
 
     broker = getattr(settings, "DRAMATIQ_BROKER", {})
@@ -26,7 +28,7 @@ def _check_middleware() -> List[CheckMessage]:
     ours = [entry for entry in listed if _is_middleware(entry, StateMiddleware)]
     if not ours:
         return [
-            Warning(
+            CheckWarning(
                 f"StateMiddleware is missing from DRAMATIQ_BROKER['MIDDLEWARE']: {listed!r}. "
                 "No task is tracked.",
                 hint=f"Add {MIDDLEWARE_PATH!r} to it, at any position.",
@@ -55,7 +57,7 @@ def _is_middleware(entry: object, middleware: type) -> bool:
     return isinstance(entry, middleware)
 
 
-def _check_options() -> List[CheckMessage]:
+def _check_options() -> list[CheckMessage]:
     raw = getattr(settings, "TASKSTATE", {})
     if not isinstance(raw, dict):
         return [
@@ -75,7 +77,7 @@ def _check_options() -> List[CheckMessage]:
     ]
 
 
-def _check_database() -> List[CheckMessage]:
+def _check_database() -> list[CheckMessage]:
     alias = conf.tasks_database()
     if alias in settings.DATABASES:
         return []

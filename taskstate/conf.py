@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import logging
 import math
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Mapping, Union
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -47,20 +47,20 @@ class Problem:
 
 
 #: Key to (smallest, greatest, unit).
-_RANGES: Dict[str, Tuple[float, float, str]] = {
+_RANGES: dict[str, tuple[float, float, str]] = {
     "FLUSH_INTERVAL": (0, 3600, "seconds"),
     "MAX_BATCH_SIZE": (1, 10_000, "rows"),
     "MAX_PENDING": (1, 10_000_000, "messages"),
     "SHUTDOWN_TIMEOUT": (0, 3600, "seconds"),
 }
-DEFAULTS: Dict[str, Value] = {
-    field.name.upper(): field.default for field in dataclasses.fields(Config)
+DEFAULTS: dict[str, Value] = {
+    name.upper(): value for name, value in dataclasses.asdict(Config()).items()
 }
 
-_reported: Dict[str, str] = {}
+_reported: dict[str, str] = {}
 
 
-def find_problem(key: str, value: object) -> Optional[Problem]:
+def find_problem(key: str, value: object) -> Problem | None:
     """Return what is wrong with ``value`` as the value of ``key``, or None."""
     if key not in DEFAULTS:
         return _unknown(key)
@@ -72,7 +72,9 @@ def find_problem(key: str, value: object) -> Optional[Problem]:
     smallest, greatest, unit = _RANGES[key]
     whole = isinstance(default, int)
     kind = "a whole number" if whole else "a number"
-    cure = f"Set it to {kind} of {unit} from {smallest:,} to {greatest:,}; the default is {default}."
+    cure = (
+        f"Set it to {kind} of {unit} from {smallest:,} to {greatest:,}; the default is {default}."
+    )
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return Problem(key, f"{key} is {value!r}, which is not {kind}.", cure)
     if not math.isfinite(value) or not smallest <= value <= greatest:
@@ -86,7 +88,7 @@ def _unknown(key: str) -> Problem:
     return Problem(str(key), f"{key!r} is no key of TASKSTATE.", cure, unknown=True)
 
 
-def find_problems(raw: Mapping[Any, object]) -> List[Problem]:
+def find_problems(raw: Mapping[Any, object]) -> list[Problem]:
     """Return what is wrong with a ``TASKSTATE`` dictionary."""
     found = (find_problem(key, value) for key, value in raw.items())
     return [problem for problem in found if problem is not None]
@@ -99,7 +101,7 @@ class Options:
       ImproperlyConfigured: If an argument is of the wrong type or out of range.
     """
 
-    def __init__(self, **overrides: Optional[Value]) -> None:
+    def __init__(self, **overrides: Value | None) -> None:
         given = {key: value for key, value in overrides.items() if value is not None}
         for name, value in given.items():
             problem = find_problem(name.upper(), value)
@@ -107,8 +109,8 @@ class Options:
                 raise ImproperlyConfigured(
                     f"StateMiddleware({name}={value!r}): {problem.message} {problem.hint}"
                 )
-        self._overrides: Dict[str, Any] = given
-        self._seen: Optional[Dict[Any, object]] = None
+        self._overrides: dict[str, Any] = given
+        self._seen: dict[Any, object] | None = None
         self._config = Config()
 
     def __call__(self) -> Config:
@@ -136,7 +138,7 @@ def tasks_database() -> str:
 
 
 def _usable(raw: Mapping[Any, object]) -> Config:
-    values: Dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in raw.items():
         problem = find_problem(key, value)
         if problem is None:

@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, TypeVar
+from typing import Any, Callable, NamedTuple, Sequence, TypeVar
 
 import dramatiq
 from django import VERSION
@@ -79,10 +79,10 @@ class Run:
         self.hop = _hop(message)
         self.attempt = _attempt(message)
         #: When the first run began, by the message's own account or because this is the first.
-        self.started_at: Optional[int] = None
-        self.facts: Optional[Facts] = None
+        self.started_at: int | None = None
+        self.facts: Facts | None = None
         #: When its outcome was known; Dramatiq may tell twice, the last time counts.
-        self.ended: Optional[Moment] = None
+        self.ended: Moment | None = None
         self.raised = False
         self.skipped = False
         #: Whether the message was enqueued anew during the run, by a retry above all.
@@ -139,11 +139,11 @@ class StateMiddleware(dramatiq.Middleware):
     def __init__(
         self,
         *,
-        flush_interval: Optional[float] = None,
-        max_batch_size: Optional[int] = None,
-        max_pending: Optional[int] = None,
-        shutdown_timeout: Optional[float] = None,
-        synchronous: Optional[bool] = None,
+        flush_interval: float | None = None,
+        max_batch_size: int | None = None,
+        max_pending: int | None = None,
+        shutdown_timeout: float | None = None,
+        synchronous: bool | None = None,
     ) -> None:
         self._options = Options(
             flush_interval=flush_interval,
@@ -159,18 +159,18 @@ class StateMiddleware(dramatiq.Middleware):
             watch=process.watch,
         )
         self._this_thread = _ThisThread()
-        self._warned: Set[str] = set()
+        self._warned: set[str] = set()
 
     # Enqueueing: in a web process, or in a worker that retries or forwards.
 
     @_for_tracked
     def before_enqueue(
-        self, broker: dramatiq.Broker, message: Any, delay: Optional[int] = None
+        self, broker: dramatiq.Broker, message: Any, delay: int | None = None
     ) -> None:
         """Count the hop, before the message is encoded."""
         if isinstance(message, MessageProxy):
             # Its options are about to change, and its run is known by what they were.
-            run = self._run_of(message)
+            run: Run | None = self._run_of(message)
         else:
             run = self._this_thread.run
         if run is not None and run.message_id == message.message_id:
@@ -181,7 +181,7 @@ class StateMiddleware(dramatiq.Middleware):
 
     @_for_tracked
     def after_enqueue(
-        self, broker: dramatiq.Broker, message: Any, delay: Optional[int] = None
+        self, broker: dramatiq.Broker, message: Any, delay: int | None = None
     ) -> None:
         """Push enqueued, or delayed."""
         moment = now()
@@ -220,7 +220,7 @@ class StateMiddleware(dramatiq.Middleware):
         message: Any,
         *,
         result: Any = None,
-        exception: Optional[BaseException] = None,
+        exception: BaseException | None = None,
     ) -> None:
         """Note when the run ended, and how; whether that is final shows at the ack."""
         run = self._run_of(message)
@@ -239,7 +239,7 @@ class StateMiddleware(dramatiq.Middleware):
     def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push done or skipped, or failed if the message raised and is not retried."""
         self._this_thread.run = None
-        run: Optional[Run] = getattr(message, _RUN_ATTRIBUTE, None)
+        run: Run | None = getattr(message, _RUN_ATTRIBUTE, None)
         if run is None or run.ended is None:
             return  # A delayed copy that became due, for one: it didn't run.
         if not run.raised:
@@ -263,7 +263,7 @@ class StateMiddleware(dramatiq.Middleware):
     # From a hook to a push.
 
     def _run_of(self, message: Any) -> Run:
-        run: Optional[Run] = getattr(message, _RUN_ATTRIBUTE, None)
+        run: Run | None = getattr(message, _RUN_ATTRIBUTE, None)
         if run is None:
             run = Run(message)
             setattr(message, _RUN_ATTRIBUTE, run)
@@ -294,10 +294,10 @@ class StateMiddleware(dramatiq.Middleware):
         self,
         status: Status,
         *,
-        facts: Optional[Facts],
+        facts: Facts | None,
         hop: int,
         attempt: int,
-        started_at: Optional[int],
+        started_at: int | None,
         moment: Moment,
     ) -> None:
         if facts is None:
@@ -319,7 +319,7 @@ class StateMiddleware(dramatiq.Middleware):
             )
         )
 
-    def _facts(self, message: Any) -> Optional[Facts]:
+    def _facts(self, message: Any) -> Facts | None:
         """Return what the columns take from ``message``, or None if it can't be tracked."""
         try:
             message_id = values.clean_message_id(message.message_id)
@@ -327,20 +327,18 @@ class StateMiddleware(dramatiq.Middleware):
             self._warn_once(
                 message,
                 "Messages of actor %s are not tracked: the message id %.100r is no UUID. Leave it "
-                "to Dramatiq to make the ids, or use uuid.uuid4().",
+                "to Dramatiq to make the ids, or use uuid.uuid4(). This is logged once.",
                 message.message_id,
             )
             return None
-        for_state: Dict[str, Any] = message.kwargs[FOR_STATE]
+        for_state: dict[str, Any] = message.kwargs[FOR_STATE]
         return Facts(
             message_id=message_id,
             actor_name=values.clean_text(message.actor_name, values.ACTOR_NAME_LENGTH),
             queue_name=values.clean_text(q_name(message.queue_name), values.QUEUE_NAME_LENGTH),
             enqueued_at=values.clean_time(message.message_timestamp),
             user_pk=self._user_pk(message, for_state.get("user_pk")),
-            description=values.clean_text(
-                for_state.get("description"), values.DESCRIPTION_LENGTH
-            ),
+            description=values.clean_text(for_state.get("description"), values.DESCRIPTION_LENGTH),
             model_name=values.clean_text(for_state.get("model_name"), values.MODEL_NAME_LENGTH),
             app_name=values.clean_text(for_state.get("app_name"), values.APP_NAME_LENGTH),
         )
@@ -354,7 +352,7 @@ class StateMiddleware(dramatiq.Middleware):
             self._warn_once(
                 message,
                 "Tasks of actor %s are tracked without their user: for_state['user_pk'] is "
-                "%.100r, and %s. Send the primary key of a user.",
+                "%.100r, and %s. Send the primary key of a user. This is logged once.",
                 value,
                 error,
             )
@@ -364,13 +362,13 @@ class StateMiddleware(dramatiq.Middleware):
         key = f"{text[:40]} {message.actor_name}"
         if key not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(key)
-            logger.warning(text + " This is logged once.", message.actor_name, *details)
+            logger.warning(text, message.actor_name, *details)
 
 
 class _ThisThread(threading.local):
     """The run that this worker thread is at."""
 
-    run: Optional[Run] = None
+    run: Run | None = None
 
 
 def _hop(message: Any) -> int:
@@ -381,7 +379,7 @@ def _attempt(message: Any) -> int:
     return values.clean_count(message.options.get("retries"), values.MAX_ATTEMPT)
 
 
-def _carried_start(message: Any) -> Optional[int]:
+def _carried_start(message: Any) -> int | None:
     started_at = message.options.get(STARTED_AT_OPTION)
     return None if started_at is None else values.clean_time(started_at)
 
@@ -407,7 +405,7 @@ def _announce(changes: Sequence[Change]) -> None:
     if not task_changed.has_listeners(StateMiddleware):
         return
     for task, entry in changes:
-        answers: List[Any] = task_changed.send_robust(
+        answers: list[Any] = task_changed.send_robust(
             sender=StateMiddleware, task=task, transitions=entry.statuses
         )
         for receiver, answer in answers:

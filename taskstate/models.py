@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Optional, Type, Union
+from typing import Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -36,7 +36,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
         pk = getattr(user, "pk", user)
         return self.none() if pk is None else self.filter(user_id=pk)
 
-    def for_object(self, target: Union[models.Model, Type[models.Model]]) -> TaskQuerySet:
+    def for_object(self, target: models.Model | type[models.Model]) -> TaskQuerySet:
         """Tasks whose ``app_name`` and ``model_name`` name the model of ``target``, an instance
         or a model class.  Both ``"Invoice"`` and ``"invoice"`` name ``Invoice``."""
         meta = target._meta
@@ -121,6 +121,9 @@ class Watermark(models.Model):
         help_text="Microseconds since 1970, by the database's own clock."
     )
 
+    def __str__(self) -> str:
+        return f"cleared at {self.cleared_at}"
+
 
 @functools.lru_cache(maxsize=None)
 def user_key() -> values.UserKey:
@@ -129,8 +132,8 @@ def user_key() -> values.UserKey:
     while field.remote_field is not None:
         field = field.target_field
     operations = connections[tasks_database()].ops
-    smallest: Optional[int]
-    greatest: Optional[int]
+    smallest: int | None
+    greatest: int | None
     try:
         smallest, greatest = operations.integer_field_range(field.get_internal_type())
     except KeyError:  # Not an integer.
@@ -143,7 +146,7 @@ def user_key() -> values.UserKey:
     )
 
 
-def _forget_user_key(*, setting: str, **kwargs: Any) -> None:
+def _forget_user_key(*, setting: str, **_: Any) -> None:
     if setting in {"AUTH_USER_MODEL", "DATABASES", "DRAMATIQ_TASKS_DATABASE"}:
         user_key.cache_clear()
 

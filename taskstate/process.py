@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from multiprocessing.util import Finalize
-from typing import List, Optional
 from weakref import WeakSet
 
 from .conf import Options
@@ -18,14 +17,22 @@ from .writer import Stats, Writer
 
 logger = logging.getLogger("taskstate")
 
-_writers: WeakSet[Writer] = WeakSet()
-_fork_hook_installed = False
-_exit_hook_pid: Optional[int] = None
-#: Connections of parent processes.  Were they collected, the parent's sessions would end.
-_inherited: List[object] = []
+
+class _State:
+    """What this module keeps; the fork hook changes it, and nobody else outside."""
+
+    def __init__(self) -> None:
+        self.writers: WeakSet[Writer] = WeakSet()
+        self.fork_hook_installed = False
+        self.exit_hook_pid: int | None = None
+        #: Connections of parent processes.  Were they collected, the parent's would be closed.
+        self.inherited: list[object] = []
 
 
-def flush(timeout: Optional[float] = None) -> bool:
+_state = _State()
+
+
+def flush(timeout: float | None = None) -> bool:
     """Wait until everything that this process tracked before the call is committed.
 
     Safe from any thread, from a receiver of ``task_changed``, and after a fork.
@@ -38,7 +45,7 @@ def flush(timeout: Optional[float] = None) -> bool:
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     flushed = True
-    for writer in list(_writers):
+    for writer in list(_state.writers):
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         flushed = writer.flush(left) and flushed
     return flushed
@@ -47,34 +54,33 @@ def flush(timeout: Optional[float] = None) -> bool:
 def stats() -> Stats:
     """Return what the tracking of this process has done since the process began."""
     total = Stats()
-    for writer in list(_writers):
+    for writer in list(_state.writers):
         total = _sum(total, writer.stats())
     return total
 
 
 def watch(writer: Writer) -> None:
     """Let ``writer`` be stopped at exit and told of forks.  Cheap, and idempotent."""
-    global _exit_hook_pid, _fork_hook_installed
-    _writers.add(writer)
-    if not _fork_hook_installed:
-        _fork_hook_installed = True
+    _state.writers.add(writer)
+    if not _state.fork_hook_installed:
+        _state.fork_hook_installed = True
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_after_fork)
-    if _exit_hook_pid != os.getpid():
-        _exit_hook_pid = os.getpid()
+    if _state.exit_hook_pid != os.getpid():
+        _state.exit_hook_pid = os.getpid()
         # Runs at the exit of multiprocessing's children too, where atexit's handlers don't
         # before Python 3.13; a child has to register its own.
         Finalize(None, _stop_writers, exitpriority=0)
 
 
 def _after_fork() -> None:
-    for writer in list(_writers):
-        _inherited.extend(writer.after_fork())
+    for writer in list(_state.writers):
+        _state.inherited.extend(writer.after_fork())
 
 
 def _stop_writers() -> None:
     deadline = time.monotonic() + Options()().shutdown_timeout
-    for writer in list(_writers):
+    for writer in list(_state.writers):
         try:
             writer.stop(max(0.0, deadline - time.monotonic()))
         except Exception:

@@ -8,7 +8,7 @@ Nothing here touches a database, a thread or a clock.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple, Union
 from uuid import UUID
 
 from django.db.models import TextChoices
@@ -93,7 +93,7 @@ class Transition(NamedTuple):
     #: The message's own timestamp, in milliseconds since 1970.
     enqueued_at: int
     #: When the first run began, in milliseconds since 1970; None before it, or if skipped.
-    started_at: Optional[int]
+    started_at: int | None
     user_pk: UserPk
     description: str
     model_name: str
@@ -113,7 +113,7 @@ class Transition(NamedTuple):
         return time_of(self.rank)
 
 
-def precedence(transition: Transition) -> Tuple[object, ...]:
+def precedence(transition: Transition) -> tuple[object, ...]:
     """Return the sort key of a fact: the greatest one of a message is its row.
 
     Rank decides.  Content follows only so that two different facts of equal rank end in the

@@ -7,7 +7,7 @@ fit here, at the push, so that one message's oddity can't fail a batch or reach 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 from uuid import UUID
 
 from .transitions import MAX_TIME, UserPk
@@ -22,6 +22,9 @@ APP_NAME_LENGTH = 100
 MAX_ATTEMPT = 2**31 - 1
 
 ELLIPSIS = "…"
+
+#: A longer text is no primary key of anything, and not worth parsing.
+_LONGEST_KEY = 255
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -77,7 +80,7 @@ class UserKey(NamedTuple):
     to_python: Callable[[Any], Any]
     smallest: int
     greatest: int
-    max_length: Optional[int]
+    max_length: int | None
 
     def clean(self, value: object) -> UserPk:
         """Return ``value`` as a primary key of the user model.
@@ -88,8 +91,8 @@ class UserKey(NamedTuple):
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, str, UUID)):
-            raise ValueError(f"a {type(value).__name__} is no primary key")
-        if isinstance(value, str) and len(value) > 255:
+            raise ValueError(f"a {type(value).__name__} is no primary key")  # noqa: TRY004
+        if isinstance(value, str) and len(value) > _LONGEST_KEY:
             raise ValueError("the text is longer than any primary key")
         try:
             key = self.to_python(value)

@@ -13,12 +13,12 @@ import random
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+from typing import Any, Callable, Sequence
 
 from .buffer import Buffer, Entry
 from .conf import Config
 from .pacing import Backoff, TokenBucket
-from .stores import BadData, Change, Store, Written
+from .stores import BadDataError, Change, Store, Written
 from .threads import Doorbell, Latch
 from .transitions import Transition
 
@@ -54,9 +54,9 @@ class Stats:
     #: Flushes that failed and were, or will be, tried again.
     failures: int = 0
     #: The last failure as text, or None.
-    last_error: Optional[str] = None
+    last_error: str | None = None
     #: How long the last flush took, in seconds, or None.
-    last_flush_seconds: Optional[float] = None
+    last_flush_seconds: float | None = None
 
 
 class _Ticket:
@@ -98,7 +98,7 @@ class Writer:
         self._watch = watch
         self._clock = clock
         self._randomness = randomness
-        self._store: Optional[Store] = None
+        self._store: Store | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -109,12 +109,12 @@ class Writer:
         self._in_flight = 0
         self._outage = False
         self._drops_reported = 0
-        self._tickets: Deque[_Ticket] = deque()
+        self._tickets: deque[_Ticket] = deque()
         self._doorbell = Doorbell()
         # Whoever holds it may write: the thread, or a caller when no thread can be started.
         self._right_to_write = threading.Lock()
-        self._owner: Optional[int] = None
-        self._thread: Optional[threading.Thread] = None
+        self._owner: int | None = None
+        self._thread: threading.Thread | None = None
         self._alive = False
         self._idle = False
         self._ending = False
@@ -133,7 +133,7 @@ class Writer:
         elif not self._alive:
             self._start()
 
-    def flush(self, timeout: Optional[float] = None) -> bool:
+    def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything pushed before this call is committed.
 
         From within the writer's own thread (a receiver of ``task_changed``) it is written
@@ -215,13 +215,13 @@ class Writer:
         self._count_flush(written, started)
         self._announce(written.changes)
 
-    def after_fork(self) -> List[object]:
+    def after_fork(self) -> list[object]:
         """Begin anew in a forked child: what was pending is still the parent's.
 
         Returns:
           list: The parent's connections, which the child must keep alive and never close.
         """
-        inherited: List[object] = []
+        inherited: list[object] = []
         if self._store is not None:
             inherited.extend(self._store.connections())
             inherited.append(self._store)
@@ -264,7 +264,7 @@ class Writer:
     def _finished(self) -> bool:
         return self._ending and not self._buffer and not self._tickets
 
-    def _sleep(self, seconds: Optional[float]) -> None:
+    def _sleep(self, seconds: float | None) -> None:
         if seconds is not None:
             self._doorbell.wait(min(seconds, NAP_SECONDS))
             return
@@ -274,14 +274,14 @@ class Writer:
             self._doorbell.wait(IDLE_SECONDS)
         self._idle = False
 
-    def _step_safely(self) -> Optional[float]:
+    def _step_safely(self) -> float | None:
         try:
             return self.step()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
             self._failed(error)
             return self._backoff.delay(self._clock())
 
-    def step(self) -> Optional[float]:
+    def step(self) -> float | None:
         """Do one turn: coalesce what was pushed, and flush if that is due.
 
         Returns:
@@ -304,7 +304,7 @@ class Writer:
             self._flush_full_batches(config.max_batch_size)
         return self._delay(config.flush_interval)
 
-    def _delay(self, interval: float) -> Optional[float]:
+    def _delay(self, interval: float) -> float | None:
         if not self._buffer.messages:
             return None
         now = self._clock()
@@ -329,7 +329,7 @@ class Writer:
         except ValueError:  # The other side of the flush did it.
             pass
 
-    def _write_here(self, seconds: Optional[float]) -> None:
+    def _write_here(self, seconds: float | None) -> None:
         """Write in the calling thread, since no thread can be started."""
         limit = IDLE_SECONDS if seconds is None else min(seconds, IDLE_SECONDS)
         if not self._right_to_write.acquire(timeout=limit):
@@ -371,7 +371,7 @@ class Writer:
             part = parts.pop()
             try:
                 changes = self._commit(part)
-            except BadData as error:
+            except BadDataError as error:
                 if len(part) == 1:
                     self._refuse(part[0], error)
                 else:
@@ -405,7 +405,7 @@ class Writer:
         self._count_flush(written, started)
         return written.changes
 
-    def _refuse(self, entry: Entry, error: BadData) -> None:
+    def _refuse(self, entry: Entry, error: BadDataError) -> None:
         self._succeeded()
         self._count(error, refused=1)
         logger.error(
@@ -435,7 +435,9 @@ class Writer:
         self._backoff.succeeded()
         if self._outage:
             self._outage = False
-            logger.warning("Task states are written again; %d are still waiting.", len(self._buffer))
+            logger.warning(
+                "Task states are written again; %d are still waiting.", len(self._buffer)
+            )
 
     def _report_drops(self) -> None:
         dropped = self._buffer.dropped - self._drops_reported
@@ -452,17 +454,15 @@ class Writer:
                 f"{self._drops_reported:,}",
             )
 
-    def _count(self, error: Optional[BaseException] = None, **more: int) -> None:
+    def _count(self, error: BaseException | None = None, **more: int) -> None:
         stats = self._stats
-        changed: Dict[str, Any] = {name: getattr(stats, name) + more[name] for name in more}
+        changed: dict[str, Any] = {name: getattr(stats, name) + more[name] for name in more}
         if error is not None:
             changed["last_error"] = _describe(error)
         self._stats = dataclasses.replace(stats, **changed)
 
     def _count_flush(self, written: Written, started: float) -> None:
-        self._count(
-            flushes=1, rows_written=len(written.changes), rows_unchanged=written.unchanged
-        )
+        self._count(flushes=1, rows_written=len(written.changes), rows_unchanged=written.unchanged)
         self._stats = dataclasses.replace(self._stats, last_flush_seconds=self._clock() - started)
 
     def _tidy(self) -> None:

@@ -1,10 +1,12 @@
 """The tables, and room in PostgreSQL's pages for updates in place."""
 
+from typing import Any
+
 from django.conf import settings
 from django.db import migrations, models
 
 
-def leave_room_in_pages(apps, schema_editor):
+def leave_room_in_pages(apps: Any, schema_editor: Any) -> None:
     """PostgreSQL: half a page stays free, so that a row's updates stay in its page.
 
     No index has to be touched then.  Measured with 20,000 rows sent first and worked off
@@ -27,9 +29,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.PositiveSmallIntegerField(
-                        default=1, primary_key=True, serialize=False
-                    ),
+                    models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False),
                 ),
                 (
                     "cleared_at",

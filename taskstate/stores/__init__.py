@@ -22,7 +22,7 @@ class Written(NamedTuple):
     unchanged: int
 
 
-class BadData(Exception):
+class BadDataError(Exception):
     """The database took offence at a value of the batch: no retry can help."""
 
 
@@ -33,7 +33,7 @@ class Store(Protocol):
         """Commit a batch, whole or not at all; each message is in it once.
 
         Raises:
-          BadData: If the database refuses a value: the writer looks for the row.
+          BadDataError: If the database refuses a value: the writer looks for the row.
           Exception: Anything else is an outage: the writer keeps the batch and tries again.
         """
 

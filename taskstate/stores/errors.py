@@ -9,8 +9,6 @@ error codes, SQLite's result codes as Python's sqlite3 module raises them.
 
 from __future__ import annotations
 
-from typing import Optional
-
 from django.db import Error, IntegrityError
 
 #: PostgreSQL: data exceptions, integrity violations, and a trigger's own RAISE.
@@ -82,14 +80,14 @@ def is_lock_timeout(error: BaseException) -> bool:
     return "database is locked" in str(error)
 
 
-def _sqlstate(error: BaseException) -> Optional[str]:
+def _sqlstate(error: BaseException) -> str | None:
     """Return the code that psycopg 3 (``sqlstate``) or psycopg2 (``pgcode``) gives."""
     cause = error.__cause__
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     return state if isinstance(state, str) else None
 
 
-def _mysql_code(error: BaseException) -> Optional[int]:
+def _mysql_code(error: BaseException) -> int | None:
     """Return the number that mysqlclient and PyMySQL give as the first argument."""
     code = error.args[0] if error.args else None
     return code if type(code) is int else None

@@ -31,9 +31,9 @@ def limited_in_session(
     try:
         yield
     finally:
-        with contextlib.suppress(Error):  # The connection may be gone, and its session with it.
-            with connection.cursor() as cursor:
-                cursor.execute("SET SESSION innodb_lock_wait_timeout = @taskstate_lock_wait")
+        # The connection may be gone, and its session with it.
+        with contextlib.suppress(Error), connection.cursor() as cursor:
+            cursor.execute("SET SESSION innodb_lock_wait_timeout = @taskstate_lock_wait")
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import time
 import uuid
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, Sequence
 
 from django.conf import settings
 from django.db import close_old_connections, connections, transaction
@@ -17,7 +18,7 @@ from .. import conf
 from ..buffer import Entry
 from ..models import Task
 from ..transitions import FINISHED, Transition, newest
-from . import BadData, Change, Written, locks, watermark
+from . import BadDataError, Change, Written, locks, watermark
 from .errors import is_bad_data, is_conflict
 
 logger = logging.getLogger("taskstate")
@@ -64,7 +65,7 @@ class OrmStore:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._connections: List[object] = []
+        self._connections: list[object] = []
 
     def write(self, batch: Sequence[Entry]) -> Written:
         """Commit a batch; see ``Store.write``.  Inside a transaction it takes a savepoint."""
@@ -98,9 +99,11 @@ class OrmStore:
 
     def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
         nested = connection.in_atomic_block
-        with locks.limited_in_session(connection), transaction.atomic(using=connection.alias):
-            with locks.limited_in_transaction(connection, nested=nested):
-                return self._merge(connection, batch)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locks.limited_in_session(connection))
+            stack.enter_context(transaction.atomic(using=connection.alias))
+            stack.enter_context(locks.limited_in_transaction(connection, nested=nested))
+            return self._merge(connection, batch)
 
     def _merge(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
         since_clear = watermark.enter(connection)
@@ -128,12 +131,12 @@ class OrmStore:
 
 
 def _judged(error: Exception) -> Exception:
-    return BadData(str(error)) if is_bad_data(error) else error
+    return BadDataError(str(error)) if is_bad_data(error) else error
 
 
-def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> Dict[uuid.UUID, Row]:
+def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
     """Return the rows of ``keys`` that exist, locked in the order of their keys."""
-    rows: Dict[uuid.UUID, Row] = {}
+    rows: dict[uuid.UUID, Row] = {}
     for some in _chunks(sorted(keys), connection.features.max_query_params):
         query = Task._base_manager.using(connection.alias).filter(pk__in=some).order_by("pk")
         for row in query.select_for_update().values("message_id", *_FIELDS):
@@ -141,27 +144,27 @@ def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> Dict[
     return rows
 
 
-def _insert(connection: BaseDatabaseWrapper, tasks: List[Task]) -> None:
+def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
     Task._base_manager.using(connection.alias).bulk_create(tasks, ignore_conflicts=True)
 
 
-def _require(keys: Iterable[uuid.UUID], rows: Dict[uuid.UUID, Row]) -> None:
+def _require(keys: Iterable[uuid.UUID], rows: dict[uuid.UUID, Row]) -> None:
     """MariaDB and MySQL turn an error into a warning where conflicts are ignored: a row that
     isn't there was refused."""
     lost = [key for key in keys if key not in rows]
     if lost:
-        raise BadData(f"{len(lost)} rows were not inserted, the first one is {lost[0]}")
+        raise BadDataError(f"{len(lost)} rows were not inserted, the first one is {lost[0]}")
 
 
 def _compare(
-    entries: Dict[uuid.UUID, Entry],
-    tasks: Dict[uuid.UUID, Task],
-    known: Dict[uuid.UUID, Row],
-    inserted: Dict[uuid.UUID, Row],
-) -> Tuple[List[uuid.UUID], List[uuid.UUID]]:
+    entries: dict[uuid.UUID, Entry],
+    tasks: dict[uuid.UUID, Task],
+    known: dict[uuid.UUID, Row],
+    inserted: dict[uuid.UUID, Row],
+) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
     """Return the keys that this batch changes, and those of them to update."""
-    changed: List[uuid.UUID] = []
-    outdated: List[uuid.UUID] = []
+    changed: list[uuid.UUID] = []
+    outdated: list[uuid.UUID] = []
     for key, entry in entries.items():
         row = inserted.get(key) or known[key]
         if _fields(tasks[key]) == row:
@@ -175,9 +178,7 @@ def _compare(
     return changed, outdated
 
 
-def _update(
-    connection: BaseDatabaseWrapper, tasks: List[Task], rows: Dict[uuid.UUID, Row]
-) -> None:
+def _update(connection: BaseDatabaseWrapper, tasks: list[Task], rows: dict[uuid.UUID, Row]) -> None:
     differing = [
         name
         for name in _FIELDS
@@ -207,7 +208,7 @@ def _task(fact: Transition, connection: BaseDatabaseWrapper) -> Task:
         attempt=fact.attempt,
         actor_name=fact.actor_name,
         queue_name=fact.queue_name,
-        user_id=fact.user_pk,
+        user_id=fact.user_pk,  # type: ignore[misc]  # a user model's key may be a UUID
         description=fact.description,
         model_name=fact.model_name,
         app_name=fact.app_name,

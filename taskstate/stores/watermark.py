@@ -13,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from typing import Optional
 
-from django.db import DatabaseError, NotSupportedError, connections, transaction
+from django.db import DatabaseError, NotSupportedError, connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..models import Task, Watermark
@@ -115,7 +114,7 @@ def _creation(connection: BaseDatabaseWrapper) -> str:
 
 
 def _clock(connection: BaseDatabaseWrapper) -> str:
-    clock: Optional[str] = _CLOCK.get(connection.vendor)
+    clock: str | None = _CLOCK.get(connection.vendor)
     if clock is None:
         raise NotSupportedError(
             f"taskstate can't write to {connection.display_name}. Point DRAMATIQ_TASKS_DATABASE "
@@ -124,5 +123,5 @@ def _clock(connection: BaseDatabaseWrapper) -> str:
     return clock
 
 
-def _table(connection: BaseDatabaseWrapper, model: type) -> str:
+def _table(connection: BaseDatabaseWrapper, model: type[models.Model]) -> str:
     return connection.ops.quote_name(model._meta.db_table)
