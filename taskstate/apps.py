@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 
+from .checks import check_settings
+
 
 class TaskstateConfig(AppConfig):
     """Registers the system checks."""
@@ -15,7 +17,4 @@ class TaskstateConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        # Here, because checks read the settings, and an app's module is imported before them.
-        from .checks import check_settings
-
         checks.register(check_settings)

@@ -10,6 +10,7 @@ from django.core.checks import Warning as CheckWarning
 from django.utils.module_loading import import_string
 
 from . import conf
+from .middleware import StateMiddleware
 
 MIDDLEWARE_PATH = "taskstate.middleware.StateMiddleware"
 
@@ -20,12 +21,9 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 
 def _check_middleware() -> list[CheckMessage]:
-    # Here, because Dramatiq isn't needed before the checks run.
-    from .middleware import StateMiddleware
-
     broker = getattr(settings, "DRAMATIQ_BROKER", {})
     listed = broker.get("MIDDLEWARE", []) if isinstance(broker, dict) else []
-    ours = [entry for entry in listed if _is_middleware(entry, StateMiddleware)]
+    ours = [entry for entry in listed if _is_ours(entry)]
     if not ours:
         return [
             CheckWarning(
@@ -47,14 +45,15 @@ def _check_middleware() -> list[CheckMessage]:
     return []
 
 
-def _is_middleware(entry: object, middleware: type) -> bool:
-    if isinstance(entry, str):
-        try:
-            entry = import_string(entry)
-        except ImportError:
-            return False  # django_dramatiq reports it.
-        return isinstance(entry, type) and issubclass(entry, middleware)
-    return isinstance(entry, middleware)
+def _is_ours(entry: object) -> bool:
+    """Whether an entry of the list, an instance or a dotted path, is a ``StateMiddleware``."""
+    if not isinstance(entry, str):
+        return isinstance(entry, StateMiddleware)
+    try:
+        entry = import_string(entry)
+    except ImportError:
+        return False  # django_dramatiq reports it.
+    return isinstance(entry, type) and issubclass(entry, StateMiddleware)
 
 
 def _check_options() -> list[CheckMessage]:

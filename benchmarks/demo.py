@@ -1,0 +1,261 @@
+"""``make demo``: the main job, shown.
+
+Sends 2,000 tracked messages that end in every way, and 500 untracked ones, lets workers
+process them, and shows the tasks by status while they change.  It ends with what that took,
+beside what writing each transition on its own would have taken: both are counted.
+"""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import django
+from rich.console import Console
+from rich.live import Live
+from rich.progress import track
+from rich.table import Table
+
+STATUSES = ("enqueued", "delayed", "running", "done", "failed", "skipped")
+FINISHED = STATUSES[3:]
+TRACKED = {"succeed": 1200, "delayed": 300, "fail_once": 250, "fail_for_good": 150, "skip": 100}
+UNTRACKED = 500
+EXPECTED = {"done": 1750, "failed": 150, "skipped": 100}
+
+SENT_AT_ONCE = 100
+TICK_SECONDS = 0.1
+LIMIT_SECONDS = 180
+BAR_WIDTH = 40
+
+console = Console()
+
+
+def main():
+    """Run the demo; return the exit status."""
+    with tempfile.TemporaryDirectory() as record:
+        os.environ.update(
+            DJANGO_SETTINGS_MODULE="benchmarks.project.settings",
+            DEMO_MIDDLEWARE="benchmarks.project.recording.RecordingStateMiddleware",
+            DEMO_RECORD=record,
+        )
+        django.setup()
+        # The actors are meant to fail; Dramatiq would log each traceback.
+        logging.getLogger("dramatiq").setLevel(logging.CRITICAL)
+        prepare()
+        run = f"demo-{uuid.uuid4().hex[:8]}"
+        started = time.monotonic()
+        with workers():
+            finished = watch(run)
+        took = time.monotonic() - started
+        if not finished:
+            return 1
+        report(run, Path(record), took)
+    return 0
+
+
+def prepare():
+    """Make the tables."""
+    from django.core.management import call_command
+
+    from benchmarks.project import settings
+
+    console.print(f"Database {_redacted(settings.DATABASE)}, broker {_redacted(settings.BROKER)}")
+    for alias in ("default", "scratch"):
+        call_command("migrate", database=alias, verbosity=0)
+
+
+def _redacted(url):
+    """Return ``url`` without a password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+@contextlib.contextmanager
+def workers():
+    """Process messages meanwhile: in this process, or in two of ``rundramatiq``."""
+    import dramatiq
+    from dramatiq.brokers.stub import StubBroker
+
+    import benchmarks.project.tasks  # noqa: F401 - declares the actors
+    import taskstate
+
+    broker = dramatiq.get_broker()
+    if isinstance(broker, StubBroker):
+        worker = dramatiq.Worker(broker, worker_threads=8, worker_timeout=100)
+        worker.start()
+        try:
+            yield
+        finally:
+            worker.stop()
+    else:
+        with rundramatiq():
+            yield
+    taskstate.flush(timeout=30)
+    for middleware in broker.middleware:
+        if hasattr(middleware, "save"):
+            middleware.save()
+
+
+@contextlib.contextmanager
+def rundramatiq():
+    """Run worker processes; stop them with SIGTERM, as a service manager would."""
+    from benchmarks.project.settings import VAR
+
+    command = [sys.executable, "-m", "django", "rundramatiq", "--processes", "2", "--threads", "4"]
+    with (VAR / "workers.log").open("w") as log:
+        console.print(f"$ {' '.join(command[1:])}   (its log is {log.name})")
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def watch(run):
+    """Send the messages, and show the tasks by status until all are final."""
+    messages = send(run)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    sending = True
+    with display() as show:
+        while time.monotonic() < deadline:
+            for _ in range(SENT_AT_ONCE):
+                sending = next(messages, None) is not None
+            counts = count(run)
+            show(counts)
+            if not sending and counts == EXPECTED:
+                return True
+            time.sleep(TICK_SECONDS)
+    console.print(
+        f"[red]After {LIMIT_SECONDS} seconds the tasks are {counts}, and should be {EXPECTED}.[/]\n"
+        "Look at the workers' log, and whether the broker and the database answer."
+    )
+    return False
+
+
+def send(run):
+    """Send the messages one by one, mixed; yield each."""
+    from benchmarks.project import tasks
+
+    def state(name, number):
+        return {"app_name": run, "model_name": "Demo", "description": f"{name} {number}"}
+
+    senders = {
+        "succeed": lambda s: tasks.succeed.send(for_state=s),
+        "delayed": lambda s: tasks.succeed.send_with_options(kwargs={"for_state": s}, delay=1500),
+        "fail_once": lambda s: tasks.fail_once.send(1, for_state=s),
+        "fail_for_good": lambda s: tasks.fail_for_good.send(for_state=s),
+        "skip": lambda s: tasks.skip.send_with_options(kwargs={"for_state": s}, delay=50),
+    }
+    plan = [(i / n, name, i) for name, n in TRACKED.items() for i in range(n)]
+    plan += [(i / UNTRACKED, None, i) for i in range(UNTRACKED)]
+    for _, name, number in sorted(plan, key=lambda step: step[0]):
+        yield senders[name](state(name, number)) if name else tasks.succeed.send()
+
+
+def count(run):
+    """Return how many tasks there are by status."""
+    from django.db.models import Count
+
+    from taskstate.models import Task
+
+    rows = Task.objects.filter(app_name=run).order_by().values_list("status")
+    return dict(rows.annotate(Count("pk")))
+
+
+@contextlib.contextmanager
+def display():
+    """Yield a function that shows counts: a table in a terminal, lines elsewhere."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=10) as live:
+            yield lambda counts: live.update(bars(counts))
+        return
+    last = [float("-inf"), None]
+
+    def line(counts):
+        finished = counts == EXPECTED
+        if counts != last[1] and (finished or time.monotonic() - last[0] >= 1):
+            last[:] = [time.monotonic(), counts]
+            console.print("  ".join(f"{status} {counts.get(status, 0)}" for status in STATUSES))
+
+    yield line
+
+
+def bars(counts):
+    """Return a table with a bar per status."""
+    total = sum(TRACKED.values())
+    table = Table(title=f"{total:,} tracked messages, {UNTRACKED} untracked")
+    table.add_column("status")
+    table.add_column("tasks", justify="right")
+    table.add_column("", width=BAR_WIDTH)
+    for status in STATUSES:
+        number = counts.get(status, 0)
+        colour = {"done": "green", "failed": "red", "skipped": "yellow"}.get(status, "cyan")
+        bar = "█" * round(BAR_WIDTH * number / total)
+        table.add_row(status, str(number), f"[{colour}]{bar}[/]")
+    return table
+
+
+def report(run, record, took):
+    """Show what the run took, and what writing each transition on its own would have."""
+    from taskstate.models import Task
+
+    parts = [json.loads(path.read_text()) for path in sorted(record.glob("*.json"))]
+    transitions = [transition for part in parts for transition in part["transitions"]]
+    statements = sum(part["statements"] for part in parts)
+    flushes = sum(part["stats"]["flushes"] for part in parts)
+    alone = write_each(transitions)
+    messages = sum(TRACKED.values()) + UNTRACKED
+
+    where = "1 process" if len(parts) == 1 else f"{len(parts)} processes"
+    table = Table(title=f"What it took, in {took:.1f} seconds and {where}")
+    table.add_column("")
+    table.add_column("taskstate", justify="right")
+    table.add_column("each transition\nwritten on its own", justify="right")
+    table.add_row("messages", f"{messages:,}", f"{messages:,}")
+    table.add_row("transitions seen", f"{len(transitions):,}", f"{len(transitions):,}")
+    table.add_row("rows", f"{Task.objects.filter(app_name=run).count():,}", f"{rows_alone():,}")
+    table.add_row("flushes", f"{flushes:,}", f"{len(transitions):,}")
+    table.add_row("SQL statements", f"{statements:,}", f"{alone:,}")
+    console.print(table)
+    console.print(
+        f"{alone / statements:,.0f} times fewer statements. The right column was counted: the "
+        "same transitions went through update_or_create() into a scratch database."
+    )
+
+
+def write_each(transitions):
+    """Write the transitions one by one to the scratch database; return the statements run."""
+    from django.db import connections
+
+    from benchmarks.project.recording import StatementCounter
+    from taskstate.models import Task
+
+    counter = StatementCounter()
+    now = datetime.datetime.now(tz=datetime.timezone.utc)
+    title = "Counting the alternative"
+    steps = track(transitions, description=title, console=console, transient=True)
+    with connections["scratch"].execute_wrapper(counter):
+        for message_id, status, attempt in steps:
+            values = {"status": status, "attempt": attempt, "enqueued_at": now, "updated_at": now}
+            values["rank"] = 0
+            Task.objects.using("scratch").update_or_create(message_id=message_id, defaults=values)
+    return counter.count
+
+
+def rows_alone():
+    """Return how many rows the scratch database has."""
+    from taskstate.models import Task
+
+    return Task.objects.using("scratch").count()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

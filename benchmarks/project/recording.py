@@ -1,0 +1,65 @@
+"""What a process did, written to a file when it ends: for the tables of the benchmarks."""
+
+import dataclasses
+import json
+import os
+import threading
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+from django.conf import settings
+from django.db.backends.signals import connection_created
+
+import taskstate
+from taskstate.middleware import StateMiddleware
+
+WRITER_THREAD = "taskstate-writer"
+
+
+class StatementCounter:
+    """Counts the SQL statements of the connections it is put on."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, execute, sql, params, many, context):
+        """Count one; an execute wrapper as Django documents them."""
+        self.count += 1
+        return execute(sql, params, many, context)
+
+    def watch_writer(self, connection, **_):
+        """Count what the writer's thread runs on a connection that was just made."""
+        is_writer = threading.current_thread().name == WRITER_THREAD
+        if is_writer and self not in connection.execute_wrappers:
+            connection.execute_wrappers.append(self)
+
+
+class RecordingStateMiddleware(StateMiddleware):
+    """Notes every transition on its way to the buffer."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.transitions = []
+        self.saved = False
+        self.statements = StatementCounter()
+        connection_created.connect(self.statements.watch_writer, weak=False)
+
+    def _push(self, status, **known):
+        super()._push(status, **known)
+        if not self.transitions:
+            # After the last flush, which has the priority 0.
+            Finalize(None, self.save, exitpriority=-1)
+        self.transitions.append((known["facts"].message_id, status.value, known["attempt"]))
+
+    def save(self):
+        """Write what this process did to the folder of the run."""
+        if self.saved:
+            return
+        self.saved = True
+        folder = Path(os.environ["DEMO_RECORD"])
+        report = {
+            "transitions": self.transitions,
+            "statements": self.statements.count,
+            "stats": dataclasses.asdict(taskstate.stats()),
+        }
+        (folder / f"{os.getpid()}.json").write_text(json.dumps(report))

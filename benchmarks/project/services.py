@@ -1,0 +1,48 @@
+"""URLs of databases and brokers, as Django and django_dramatiq want them."""
+
+from urllib.parse import urlsplit
+
+import dj_database_url
+
+BROKERS = {
+    "stub": "dramatiq.brokers.stub.StubBroker",
+    "redis": "dramatiq.brokers.redis.RedisBroker",
+    "amqp": "dramatiq.brokers.rabbitmq.RabbitmqBroker",
+}
+
+
+def database(url):
+    """Return the entry of ``DATABASES`` for ``url``: sqlite, postgres, or mysql, which is also
+    MariaDB."""
+    config = dict(dj_database_url.parse(url))
+    if config["ENGINE"].endswith("mysql"):
+        use_pymysql()
+    if config["ENGINE"].endswith("sqlite3"):
+        # Several processes write to the file, on a machine that is busy.
+        config["OPTIONS"] = {"timeout": 30}
+    return config
+
+
+def broker(url, middleware):
+    """Return ``DRAMATIQ_BROKER`` for ``url``: stub, redis or amqp (also spelled rabbitmq)."""
+    url = url.replace("rabbitmq://", "amqp://", 1)
+    scheme = urlsplit(url).scheme
+    if scheme not in BROKERS:
+        raise SystemExit(f"BROKER={url}: it starts with one of {', '.join(BROKERS)}.")
+    return {
+        "BROKER": BROKERS[scheme],
+        "OPTIONS": {} if scheme == "stub" else {"url": url},
+        "MIDDLEWARE": middleware,
+    }
+
+
+def use_pymysql():
+    """Let PyMySQL stand in for mysqlclient, which needs a compiler to be installed."""
+    try:
+        import MySQLdb  # noqa: F401
+    except ImportError:
+        import pymysql
+
+        # The version of mysqlclient that Django asks for; PyMySQL answers its interface.
+        pymysql.version_info = (2, 2, 7, "final", 0)
+        pymysql.install_as_MySQLdb()
