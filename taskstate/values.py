@@ -6,6 +6,7 @@ fit here, at the push, so that one message's oddity can't fail a batch or reach 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Callable, NamedTuple
 from uuid import UUID
@@ -68,8 +69,9 @@ def clean_count(value: object, limit: int) -> int:
 
 
 def clean_time(value: object) -> int:
-    """Return a time in milliseconds since 1970, held within what a rank can hold."""
-    if type(value) is float:
+    """Return a time in milliseconds since 1970, held within what a rank can hold; 0 for what
+    is no time at all."""
+    if type(value) is float and math.isfinite(value):
         value = int(value)
     return clean_count(value, MAX_TIME)
 

@@ -117,7 +117,8 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._alive = False
         self._idle = False
-        self._ending = False
+        # The thread that is asked to end; a later one isn't meant by it.
+        self._ending: threading.Thread | None = None
 
     # What any thread may call.
 
@@ -185,7 +186,7 @@ class Writer:
             return False
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            self._ending = True
+            self._ending = thread
             self._doorbell.ring()
             thread.join(max(0.0, deadline - time.monotonic()))
         return True
@@ -248,11 +249,10 @@ class Writer:
             self._owner = threading.get_ident()
             self._thread = threading.current_thread()
             self._alive = True
-            while not self._finished():
+            while not self._may_end():
                 self._sleep(self._step_safely())
         finally:
             self._close_store()
-            self._ending = False
             self._thread = None
             self._owner = None
             self._alive = False
@@ -261,8 +261,11 @@ class Writer:
         if self._buffer or self._tickets:
             self._start()
 
-    def _finished(self) -> bool:
-        return self._ending and not self._buffer and not self._tickets
+    def _is_ending(self) -> bool:
+        return self._ending is not None and self._ending is self._thread
+
+    def _may_end(self) -> bool:
+        return self._is_ending() and not self._buffer and not self._tickets
 
     def _sleep(self, seconds: float | None) -> None:
         if seconds is not None:
@@ -270,7 +273,7 @@ class Writer:
             return
         self._idle = True
         # Only now may a push rely on the bell: look once more for what came just before.
-        if self._buffer.untouched and not self._tickets and not self._ending:
+        if self._buffer.untouched and not self._tickets and not self._is_ending():
             self._doorbell.wait(IDLE_SECONDS)
         self._idle = False
 
@@ -298,7 +301,7 @@ class Writer:
         pause = self._backoff.delay(now)
         if pause > 0:
             return pause
-        if self._bucket.take(now, config.flush_interval):
+        if self._is_ending() or self._bucket.take(now, config.flush_interval):
             self._flush_everything()
         else:
             self._flush_full_batches(config.max_batch_size)

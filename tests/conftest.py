@@ -1,0 +1,80 @@
+"""Fixtures: a database of each kind, the signals, and writers that end with their test."""
+
+import pytest
+from django.db import connections
+
+from taskstate import process
+from taskstate.middleware import StateMiddleware
+from taskstate.models import Task, Watermark
+from taskstate.signals import task_changed
+from tests import servers
+
+#: How long a test waits for what must happen; only a failure ever takes as long.
+LIMIT_SECONDS = 30
+
+
+def pytest_configure(config):
+    if servers.required() and servers.missing():
+        names = ", ".join(servers.missing())
+        raise pytest.UsageError(f"TASKSTATE_TEST_SERVERS=required, and no answer from: {names}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    for server in servers.missing():
+        terminalreporter.write_line(
+            f"{server} does not answer at {servers.url(server)}: its tests were skipped. Start it, "
+            f"or set TASKSTATE_{server.upper()}_URL.",
+            yellow=True,
+        )
+
+
+def need(server):
+    """Skip the test if a server is missing; the summary says which."""
+    if not servers.answers(server):
+        pytest.skip(f"{server} does not answer")
+
+
+@pytest.fixture(params=servers.DATABASES)
+def database(request, settings, django_db_setup, django_db_blocker):
+    """The alias of a database of each kind, its tables empty, for any thread to use."""
+    need(request.param)
+    settings.DRAMATIQ_TASKS_DATABASE = request.param
+    with django_db_blocker.unblock():
+        empty_tables(request.param)
+        yield request.param
+        stop_writers()
+        connections.close_all()
+
+
+@pytest.fixture
+def sqlite(settings, django_db_setup, django_db_blocker):
+    """The alias of the SQLite database, where one kind of database is enough."""
+    with django_db_blocker.unblock():
+        empty_tables("default")
+        yield "default"
+        stop_writers()
+        connections.close_all()
+
+
+def empty_tables(alias):
+    for model in (Task, Watermark):
+        model._base_manager.using(alias).all().delete()
+
+
+def stop_writers():
+    for writer in list(process._state.writers):
+        assert writer.stop(LIMIT_SECONDS)
+    process._state.writers.clear()
+
+
+@pytest.fixture
+def signals():
+    """Every ``task_changed`` on its way: (task, transitions)."""
+    seen = []
+
+    def note(sender, task, transitions, **kwargs):
+        seen.append((task, transitions))
+
+    task_changed.connect(note, sender=StateMiddleware)
+    yield seen
+    task_changed.disconnect(note, sender=StateMiddleware)

@@ -1,15 +1,11 @@
-"""The Django project of the tests: one SQLite file, and each server that answers.
-
-URLs come from the environment (``DATABASE_POSTGRES_URL`` and so on); see ``tests/servers.py``.
-"""
-
-import os
+"""The Django project of the tests: an SQLite file, and each database server that answers."""
 
 from tests import servers
 
-SECRET_KEY = "tests"  # noqa: S105
+SECRET_KEY = "tests"
 USE_TZ = True
-TIME_ZONE = "Europe/Berlin"
+# Not UTC, so that a time in the wrong zone shows.
+TIME_ZONE = "Asia/Kolkata"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -23,5 +19,3 @@ DRAMATIQ_BROKER = {
     "OPTIONS": {},
     "MIDDLEWARE": ["taskstate.middleware.StateMiddleware"],
 }
-DRAMATIQ_AUTODISCOVER_TASKS = False
-DRAMATIQ_TASKS_DATABASE = os.environ.get("TASKS_DATABASE", "default")

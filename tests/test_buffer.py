@@ -1,0 +1,154 @@
+"""The push, coalescing, and what happens when too much waits."""
+
+import pytest
+
+from taskstate.buffer import HISTORY_LENGTH, RAW_PER_MESSAGE, Buffer
+from taskstate.transitions import Status
+from tests.factories import START, make_entry, make_id, make_transition
+
+MANY = 10**9
+
+
+def ids(batch):
+    return [entry.winner.message_id for entry in batch]
+
+
+def pushed(*transitions, max_pending=100):
+    buffer = Buffer(max_pending)
+    for transition in transitions:
+        buffer.push(transition)
+    buffer.absorb()
+    return buffer
+
+
+def test_transitions_of_a_message_become_one_entry():
+    """The newest wins, and the statuses on the way are remembered, oldest first."""
+    done = make_transition(Status.DONE, at=START + 2)
+    buffer = pushed(
+        done,
+        make_transition(Status.ENQUEUED, at=START),
+        make_transition(Status.RUNNING, at=START + 1),
+        done,
+    )
+
+    (entry,) = buffer.take(MANY, MANY)
+
+    assert entry.winner is done
+    assert entry.statuses == (Status.ENQUEUED, Status.RUNNING, Status.DONE)
+
+
+def test_absorb_tells_how_many_transitions_it_took():
+    """The statistics count transitions, not messages."""
+    buffer = Buffer(10)
+    for _ in range(3):
+        buffer.push(make_transition())
+
+    assert len(buffer) == 3
+    assert not buffer.untouched
+    assert buffer.absorb() == 3
+    assert buffer.untouched
+    assert len(buffer) == buffer.messages == 1
+
+
+def test_take_gives_the_oldest_first():
+    """A message that got a newer fact keeps its place."""
+    one, two, three = (make_id(number) for number in (1, 2, 3))
+    buffer = pushed(
+        *(make_transition(message_id=key) for key in (one, two, three)),
+        make_transition(Status.DONE, message_id=one),
+    )
+
+    assert ids(buffer.take(2, MANY)) == [one, two]
+    assert ids(buffer.take(2, MANY)) == [three]
+    assert buffer.take(2, MANY) == []
+
+
+def test_take_is_bounded_in_bytes():
+    """A batch of long texts is shorter, but never empty."""
+    facts = [make_transition(message_id=make_id(n), description="x" * 255) for n in range(10)]
+    size = make_entry(facts[0]).size()
+
+    assert size > 4 * 255
+    assert len(pushed(*facts).take(MANY, 3 * size)) == 3
+    assert len(pushed(*facts).take(MANY, 1)) == 1
+
+
+def test_put_back_goes_to_the_front_and_newer_facts_win():
+    """A failed flush loses nothing, overwrites nothing newer, and keeps the order."""
+    one, two, three = (make_id(number) for number in (1, 2, 3))
+    buffer = pushed(*(make_transition(message_id=key) for key in (one, two)))
+    failed = buffer.take(MANY, MANY)
+    failed[0].uncertain = True
+    done = make_transition(Status.DONE, message_id=one)
+    buffer.push(make_transition(message_id=three))
+    buffer.push(done)
+    buffer.absorb()
+
+    buffer.put_back(failed)
+
+    batch = buffer.take(MANY, MANY)
+    assert ids(batch) == [one, two, three]
+    assert batch[0].winner is done
+    assert batch[0].statuses == (Status.ENQUEUED, Status.DONE)
+    assert batch[0].uncertain
+    assert not batch[1].uncertain
+
+
+def test_an_older_fact_that_came_later_does_not_win_over_what_is_put_back():
+    """The merge is by rank, not by arrival."""
+    done = make_transition(Status.DONE)
+    buffer = pushed(done)
+    failed = buffer.take(MANY, MANY)
+    buffer.push(make_transition(Status.RUNNING))
+    buffer.absorb()
+
+    buffer.put_back(failed)
+
+    assert buffer.take(MANY, MANY)[0].winner is done
+
+
+def test_the_oldest_messages_are_dropped_and_counted():
+    """Beyond MAX_PENDING, at the push and at putting back."""
+    keys = [make_id(number) for number in range(5)]
+    buffer = pushed(*(make_transition(message_id=key) for key in keys[:3]), max_pending=3)
+    assert buffer.dropped == 0
+    failed = buffer.take(MANY, MANY)
+    for key in keys[3:]:
+        buffer.push(make_transition(message_id=key))
+    buffer.absorb()
+
+    buffer.put_back(failed)
+
+    assert buffer.dropped == 2
+    assert ids(buffer.take(MANY, MANY)) == keys[2:]
+
+
+def test_raw_pushes_are_bounded_while_nobody_takes_them():
+    """A writer stuck in a dead socket can't cost the worker its memory."""
+    buffer = Buffer(2)
+    limit = 2 * RAW_PER_MESSAGE
+    for number in range(limit + 3):
+        buffer.push(make_transition(message_id=make_id(number)))
+
+    assert len(buffer) == limit
+    assert buffer.dropped == 3
+    buffer.absorb()
+    assert ids(buffer.take(MANY, MANY)) == [make_id(number) for number in (9, 10)]
+
+
+def test_history_is_bounded():
+    """A message that is retried for days doesn't grow."""
+    buffer = pushed(*(make_transition(hop=hop) for hop in range(HISTORY_LENGTH + 50)))
+
+    (entry,) = buffer.take(MANY, MANY)
+
+    assert len(entry.statuses) == HISTORY_LENGTH
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_repeated_transition_is_remembered_once(order):
+    """Hooks may repeat themselves."""
+    facts = [make_transition(Status.ENQUEUED), make_transition(Status.RUNNING)] * 3
+    (entry,) = pushed(*facts[::order]).take(MANY, MANY)
+
+    assert entry.statuses == (Status.ENQUEUED, Status.RUNNING)

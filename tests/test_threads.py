@@ -1,0 +1,42 @@
+"""Waking a thread."""
+
+import threading
+
+from taskstate.threads import Doorbell, Latch
+from tests.conftest import LIMIT_SECONDS
+
+
+def test_a_ring_before_the_wait_is_heard():
+    """No wake-up is lost between a look and a wait."""
+    bell = Doorbell()
+    bell.ring()
+    bell.ring()
+
+    waiter = threading.Thread(target=bell.wait, args=[LIMIT_SECONDS * 10], daemon=True)
+    waiter.start()
+    waiter.join(LIMIT_SECONDS)
+
+    assert not waiter.is_alive()
+
+
+def test_a_wait_uses_up_the_ring():
+    """A busy loop would follow if it did not."""
+    bell = Doorbell()
+    bell.ring()
+    bell.wait(0)
+
+    assert bell._lock.locked()
+    bell.wait(0)
+    bell.ring()
+    assert not bell._lock.locked()
+
+
+def test_a_latch_lets_everybody_through():
+    """Before and after somebody waited."""
+    latch = Latch()
+    assert not latch.wait(0)
+
+    latch.open()
+
+    assert latch.wait(0)
+    assert latch.wait(0)

@@ -1,0 +1,136 @@
+"""Values from anywhere, made fit for the columns."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskstate import values
+from taskstate.transitions import MAX_TIME
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters()),
+    st.binary(),
+    st.lists(st.text()),
+    st.dictionaries(st.text(), st.integers()),
+)
+
+
+@given(anything, st.integers(1, 20))
+def test_text_is_what_every_database_takes(value, length):
+    """Short enough, encodable, without NUL: whatever came in."""
+    text = values.clean_text(value, length)
+
+    assert len(text) <= length
+    assert "\0" not in text
+    text.encode()
+
+
+@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9))
+def test_text_that_fits_is_kept(value):
+    """Nothing is changed that needs no change."""
+    assert values.clean_text(value, 9) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("abcdef", "abcd…"),
+        ("abcde", "abcde"),
+        ("a\0b", "ab"),
+        ("a\0bcde", "abcde"),
+        ("a\ud800b", "ab"),
+        ("\ud83d\ude00", ""),
+        ("😀😀😀😀😀😀", "😀😀😀😀…"),
+        (None, ""),
+        (12, "12"),
+        ("", ""),
+    ],
+)
+def test_text(value, expected):
+    """An ellipsis shows that something is missing; what no database takes is removed."""
+    assert values.clean_text(value, 5) == expected
+
+
+@given(st.uuids())
+def test_message_ids_in_any_form_become_canonical(value):
+    """The same UUID is the same task, however it is spelled."""
+    for text in (str(value), value.hex, str(value).upper(), f"{{{value}}}", value.urn):
+        assert values.clean_message_id(text) == str(value)
+    assert values.clean_message_id(value) == str(value)
+
+
+@pytest.mark.parametrize("value", ["", "job-1", None, 7, "x" * 36, "0" * 31, "é" * 36])
+def test_no_uuid_is_refused(value):
+    """What is no UUID raises ValueError and nothing else."""
+    with pytest.raises(ValueError, match="UUID|hexadecimal|invalid"):
+        values.clean_message_id(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3), (-1, 0), (11, 10), (None, 0), ("3", 0), (True, 0), (2.5, 0), ([], 0)],
+)
+def test_counts(value, expected):
+    """A hop or an attempt that is no whole number counts as 0."""
+    assert values.clean_count(value, 10) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(5, 5), (5.9, 5), (-5, 0), (2**80, MAX_TIME), (None, 0), ("now", 0)],
+)
+def test_times(value, expected):
+    """A message's timestamp is held within what a rank can hold."""
+    assert values.clean_time(value) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_times_that_are_no_number(value):
+    """JSON as Python writes it knows NaN and Infinity."""
+    assert values.clean_time(value) == 0
+
+
+def number_key():
+    return values.UserKey(to_python=int, smallest=1, greatest=100, max_length=None)
+
+
+def text_key():
+    return values.UserKey(to_python=str, smallest=0, greatest=0, max_length=5)
+
+
+def test_user_pk_is_what_the_key_makes_of_it():
+    """Text becomes a number where the key is one; None is no user."""
+    assert number_key().clean("7") == 7
+    assert number_key().clean(7) == 7
+    assert number_key().clean(None) is None
+    assert text_key().clean("anna") == "anna"
+    key = uuid.uuid4()
+    assert values.UserKey(uuid.UUID, 0, 0, None).clean(str(key)) == key
+
+
+@pytest.mark.parametrize(
+    "value", ["", "anna", 0, 101, "101", 2**70, True, 1.5, [1], {"a": 1}, b"1", "1" * 300]
+)
+def test_user_pk_that_a_number_can_not_take(value):
+    """Each is refused with a ValueError that says why."""
+    with pytest.raises(ValueError, match=r".+"):
+        number_key().clean(value)
+
+
+@pytest.mark.parametrize("value", ["toolong", "a\0b", "\ud800", ["a"], 1.5])
+def test_user_pk_that_a_text_can_not_take(value):
+    """Each is refused with a ValueError that says why."""
+    with pytest.raises(ValueError, match=r".+"):
+        text_key().clean(value)
+
+
+def test_user_pk_of_an_unknown_type_is_refused():
+    """A key type that a fact can't hold is no user, never a crash."""
+    with pytest.raises(ValueError, match="can't be tracked"):
+        values.UserKey(lambda value: object(), 0, 0, None).clean(1)

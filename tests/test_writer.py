@@ -1,0 +1,597 @@
+"""The writer, one step at a time: its clock and its store are handed in."""
+
+import logging
+import threading
+
+import pytest
+
+from taskstate.buffer import Entry
+from taskstate.conf import Config
+from taskstate.pacing import BURST
+from taskstate.stores import BadDataError, Change, Written
+from taskstate.transitions import Status
+from taskstate.writer import Writer
+from tests.conftest import LIMIT_SECONDS
+from tests.factories import START, make_id, make_transition
+
+
+class Outage(Exception):
+    """What a database that is away raises."""
+
+
+class FakeStore:
+    """Keeps what was committed, and fails when told to."""
+
+    def __init__(self):
+        self.batches = []
+        self.poison = set()
+        self.error = None
+        self.errors_after_commit = []
+        self.tries = 0
+        self.tidied = 0
+        self.closed = 0
+        self.on_write = lambda: None
+
+    def write(self, batch):
+        self.tries += 1
+        self.on_write()
+        if self.error is not None:
+            raise self.error
+        if any(entry.winner.message_id in self.poison for entry in batch):
+            raise BadDataError("no such colour")
+        self.batches.append(list(batch))
+        if self.errors_after_commit:
+            raise self.errors_after_commit.pop()
+        return Written([Change(entry.winner, entry) for entry in batch], 0)
+
+    def tidy(self):
+        self.tidied += 1
+
+    def close(self):
+        self.closed += 1
+
+    def connections(self):
+        return ["connection"]
+
+    @property
+    def committed(self):
+        return [entry.winner for batch in self.batches for entry in batch]
+
+
+class Bench:
+    """A writer with everything around it faked; no thread starts by itself."""
+
+    def __init__(self, **config):
+        self.now = 1000.0
+        self.store = FakeStore()
+        self.config = Config(**config)
+        self.announced = []
+        self.watched = []
+        self.threads = False
+        self.writer = Writer(
+            open_store=lambda: self.store,
+            announce=self.announced.extend,
+            config=lambda: self.config,
+            watch=self.watched.append,
+            clock=lambda: self.now,
+            randomness=lambda: 1.0,
+        )
+        self.start = self.writer._start
+        self.writer._start = lambda: self.threads and self.start()
+
+    def push(self, *numbers, status=Status.ENQUEUED, hop=1):
+        for number in numbers:
+            self.writer.push(make_transition(status, hop, message_id=make_id(number)))
+
+    def spend_burst(self):
+        """Use up what a quiet time allows at once."""
+        for number in range(BURST):
+            self.push(10**6 + number)
+            self.writer.step()
+        assert len(self.store.batches) == BURST
+        self.store.batches.clear()
+
+
+@pytest.fixture
+def bench():
+    return Bench(flush_interval=1.0, max_batch_size=10, max_pending=100)
+
+
+@pytest.fixture
+def threaded(bench):
+    """A writer whose thread starts and ends with the test."""
+    bench.threads = True
+    yield bench
+    bench.store.error = None
+    bench.store.on_write = lambda: None
+    assert bench.writer.stop(LIMIT_SECONDS)
+    assert not bench.writer._alive
+
+
+# When to flush.
+
+
+def test_constructing_a_writer_is_inert():
+    """No thread, no store: it is made before models can be imported."""
+    before = threading.active_count()
+    Writer(open_store=None, announce=None, config=None, watch=None)
+
+    assert threading.active_count() == before
+
+
+def test_a_quiet_writer_flushes_at_once(bench):
+    """A lone transition doesn't wait for the interval."""
+    bench.push(1)
+
+    assert bench.writer.step() is None
+    assert len(bench.store.committed) == 1
+
+
+def test_an_idle_step_does_nothing(bench):
+    """Nothing pending, nothing to wait for."""
+    assert bench.writer.step() is None
+    assert bench.store.tries == 0
+
+
+def test_a_busy_writer_flushes_once_per_interval(bench):
+    """After the burst, what comes within an interval goes in one flush."""
+    bench.spend_burst()
+    bench.push(1, 2)
+    assert bench.writer.step() == pytest.approx(1.0)
+    bench.now += 0.5
+    bench.push(3)
+    assert bench.writer.step() == pytest.approx(0.5)
+    assert bench.store.batches == []
+
+    bench.now += 0.5
+    assert bench.writer.step() is None
+
+    assert len(bench.store.batches) == 1
+    assert len(bench.store.committed) == 3
+
+
+def test_a_full_batch_does_not_wait_for_the_interval(bench):
+    """Only full batches go; the rest waits for its turn."""
+    bench.spend_burst()
+    bench.push(*range(25))
+
+    assert bench.writer.step() == pytest.approx(1.0)
+
+    assert [len(batch) for batch in bench.store.batches] == [10, 10]
+    assert bench.writer.stats().pending == 5
+
+
+def test_one_flush_writes_all_that_is_pending_in_batches(bench):
+    """A batch is bounded; a flush isn't."""
+    bench.push(*range(25))
+    bench.writer.step()
+
+    assert [len(batch) for batch in bench.store.batches] == [10, 10, 5]
+
+
+def test_settings_are_read_live(bench):
+    """A changed interval counts from the next step on."""
+    bench.spend_burst()
+    bench.push(1)
+    assert bench.writer.step() is not None
+
+    bench.config = Config(flush_interval=0)
+
+    assert bench.writer.step() is None
+    assert len(bench.store.committed) == 1
+
+
+# When it fails.
+
+
+def test_an_outage_loses_nothing(bench, caplog):
+    """The batch is kept, newer facts win, and the operator is told twice: start and end."""
+    bench.store.error = Outage("connection refused")
+    bench.push(*range(25))
+    for _ in range(5):
+        assert bench.writer.step() > 0
+        bench.now += 60
+    bench.push(3, status=Status.DONE)
+    bench.push(26)
+    assert bench.store.tries == 5
+    assert bench.store.committed == []
+
+    bench.store.error = None
+    assert bench.writer.step() is None
+
+    assert [fact.message_id for fact in bench.store.committed] == [
+        *(make_id(n) for n in range(25)),
+        make_id(26),
+    ]
+    assert bench.store.committed[3].status == Status.DONE
+    stats = bench.writer.stats()
+    assert (stats.failures, stats.dropped, stats.pending) == (5, 0, 0)
+    assert stats.last_error == "Outage: connection refused"
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == 2
+    assert "Outage: connection refused" in messages[0]
+    assert "written again" in messages[1]
+
+
+def test_a_failed_flush_is_tried_again_after_a_pause(bench):
+    """No busy loop during an outage: the pause doubles."""
+    bench.store.error = Outage()
+    bench.push(1)
+    assert bench.writer.step() == pytest.approx(0.1, abs=0.01)
+    assert bench.writer.step() == pytest.approx(0.1, abs=0.01)
+    assert bench.store.tries == 1
+
+    bench.now += 0.1
+    # The rate limit is still in force, so the next pause is no shorter.
+    assert bench.writer.step() >= 0.19
+    assert bench.store.tries == 2
+
+
+def test_what_follows_a_failed_batch_is_kept_too(bench):
+    """The failure of one batch must not lose those behind it."""
+    bench.push(*range(25))
+    fail_from_second_on(bench.store)
+
+    bench.writer.step()
+
+    assert len(bench.store.committed) == 10
+    assert bench.writer.stats().pending == 15
+    bench.store.error = None
+    bench.store.on_write = lambda: None
+    bench.now += 60
+    bench.writer.step()
+    assert {fact.message_id for fact in bench.store.committed} == {make_id(n) for n in range(25)}
+
+
+def fail_from_second_on(store):
+    def fail():
+        if store.tries == 2:
+            store.error = Outage()
+
+    store.on_write = fail
+
+
+def test_a_lost_answer_counts_as_uncertain(bench):
+    """It may have been committed: the store is told, so that the signal is not lost with it."""
+    bench.store.errors_after_commit = [Outage("server closed the connection")]
+    bench.push(1)
+    bench.writer.step()
+    bench.now += 60
+    bench.writer.step()
+
+    (first,), (second,) = bench.store.batches
+    assert first is second
+    assert second.uncertain
+    assert len(bench.announced) == 1
+
+
+def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
+    """At MAX_PENDING the oldest go, counted, with one line at the start."""
+    bench.store.error = Outage()
+    for number in range(150):
+        bench.push(number)
+        bench.writer.step()
+
+    assert bench.writer.stats().pending == 100
+    assert bench.writer.stats().dropped == 50
+    drops = [record.message for record in caplog.records if "dropped" in record.message]
+    assert "1 so far" in drops[0]
+    assert "MAX_PENDING" in drops[0]
+    assert len(drops) == 6  # 1, 2, 4, 8, 16, 32
+
+
+def test_one_bad_row_stays_one_bad_row(bench, caplog):
+    """It is found by halving, refused, logged with its id; all others are committed."""
+    bench.store.poison = {make_id(3), make_id(7)}
+    bench.push(*range(10))
+
+    assert bench.writer.step() is None
+
+    good = {make_id(n) for n in range(10)} - bench.store.poison
+    assert {fact.message_id for fact in bench.store.committed} == good
+    stats = bench.writer.stats()
+    assert (stats.refused, stats.failures, stats.pending, stats.rows_written) == (2, 0, 0, 8)
+    assert "no such colour" in stats.last_error
+    logged = [record.message for record in caplog.records]
+    assert [make_id(3) in logged[0], make_id(7) in logged[1]] == [True, True]
+
+
+def test_an_outage_while_looking_for_a_bad_row_keeps_the_rest(bench):
+    """Neither half of a batch is lost by it."""
+    bench.store.poison = {make_id(9)}
+    fail_from_second_on(bench.store)
+    bench.push(*range(10))
+    bench.writer.step()
+    assert bench.writer.stats().pending == 10
+
+    bench.store.error = None
+    bench.store.on_write = lambda: None
+    bench.now += 60
+    bench.writer.step()
+
+    assert len(bench.store.committed) == 9
+    assert bench.writer.stats().refused == 1
+
+
+def test_an_exception_that_is_no_error_keeps_the_batch(bench):
+    """SystemExit out of a driver, say: it goes its way, the batch stays."""
+    bench.store.error = SystemExit()
+    bench.push(1)
+    with pytest.raises(SystemExit):
+        bench.writer.step()
+
+    assert bench.writer.stats().pending == 1
+    assert bench.writer._in_flight == 0
+
+
+def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
+    """Whatever a step raises is an outage to the loop around it."""
+    bench.writer._config = lambda: 1 / 0
+    bench.writer._buffer.push(make_transition())
+
+    assert bench.writer._step_safely() > 0
+    assert bench.writer.stats().pending == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
+# Its signals and statistics.
+
+
+def test_changes_are_announced_after_their_commit(bench):
+    """Receivers see what is in the table, per batch, with all statuses merged."""
+    seen = []
+    bench.writer._announce = lambda changes: seen.append(
+        (len(bench.store.batches), [change.entry.statuses for change in changes])
+    )
+    bench.push(1)
+    bench.push(1, status=Status.RUNNING)
+    bench.writer.step()
+
+    assert seen == [(1, [(Status.ENQUEUED, Status.RUNNING)])]
+
+
+def test_statistics_count_what_happened(bench):
+    """Transitions, flushes and rows are different things."""
+    bench.push(1, 2)
+    bench.push(1, status=Status.DONE)
+    bench.writer.step()
+    stats = bench.writer.stats()
+
+    assert (stats.transitions, stats.flushes, stats.rows_written) == (3, 1, 2)
+    assert (stats.rows_unchanged, stats.pending, stats.last_error) == (0, 0, None)
+    assert stats.last_flush_seconds == 0.0
+
+
+def test_connections_are_tidied_around_a_flush(bench):
+    """Nothing else cleans up the connection of a background thread."""
+    bench.store.on_write = lambda: tidied.append(bench.store.tidied)
+    tidied = []
+    bench.push(1)
+    bench.writer.step()
+
+    assert tidied == [1]
+    assert bench.store.tidied == 2
+
+
+# The thread.
+
+
+def test_a_push_starts_the_thread_and_wakes_it(threaded):
+    """No flush is asked for; each push is written by itself."""
+    for number in range(3):
+        written = threading.Event()
+        threaded.writer._announce = lambda changes, written=written: written.set()
+        threaded.push(number)
+        assert written.wait(LIMIT_SECONDS)
+
+    assert len(threaded.store.batches) == 3
+    assert threaded.watched[0] is threaded.writer
+
+
+def test_flush_waits_for_everything_pushed_before(threaded):
+    """From several threads at once, under load."""
+    threaded.config = Config(flush_interval=3600, max_batch_size=10, max_pending=10_000)
+
+    def work(worker):
+        for step in range(20):
+            number = worker * 100 + step
+            threaded.push(number)
+            assert threaded.writer.flush(LIMIT_SECONDS)
+            assert make_id(number) in {fact.message_id for fact in threaded.store.committed}
+        done.append(worker)
+
+    done = []
+    workers = [threading.Thread(target=work, args=[number], daemon=True) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(LIMIT_SECONDS)
+
+    assert sorted(done) == [0, 1, 2, 3]
+
+
+def test_flush_in_an_outage_gives_up_in_time(threaded):
+    """It says so, and what is pending stays; no ticket is left behind."""
+    threaded.store.error = Outage()
+    threaded.push(1)
+
+    assert not threaded.writer.flush(0.05)
+    assert threaded.writer.stats().pending == 1
+    assert not threaded.writer._tickets
+
+
+def test_flush_tries_at_once_during_a_pause(threaded):
+    """Who asks for a flush after the outage doesn't wait for the backoff."""
+    threaded.store.error = Outage()
+    threaded.push(1)
+    assert not threaded.writer.flush(0.05)
+    threaded.writer._backoff._retry_at = threaded.now + 10**6
+    threaded.store.error = None
+
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_flush_with_nothing_pending_starts_nothing(bench):
+    """It is free in a process that tracks nothing."""
+    assert bench.writer.flush(0)
+    assert bench.watched == []
+
+
+def test_flush_from_a_receiver_writes_right_there(threaded):
+    """It runs in the writer's own thread, and can't wait for itself."""
+    results = []
+
+    def receive(changes):
+        if not results:
+            results.append(None)
+            threaded.push(2)
+            results[0] = threaded.writer.flush(LIMIT_SECONDS)
+
+    threaded.writer._announce = receive
+    threaded.push(1)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+    assert results == [True]
+    assert [fact.message_id for fact in threaded.store.committed] == [make_id(1), make_id(2)]
+
+
+def test_stop_flushes_ends_the_thread_and_closes_its_connection(threaded):
+    """Idempotent, and harmless where nothing ever started."""
+    threaded.push(1)
+    assert threaded.writer.stop(LIMIT_SECONDS)
+    assert threaded.writer.stop(LIMIT_SECONDS)
+
+    assert len(threaded.store.committed) == 1
+    assert threaded.store.closed == 1
+    assert not threaded.writer._alive
+
+
+def test_a_push_after_stop_starts_a_new_thread(threaded):
+    """A worker in a web process may be stopped, and the site goes on."""
+    for number in range(3):
+        threaded.push(number)
+        assert threaded.writer.stop(LIMIT_SECONDS)
+
+    assert len(threaded.store.committed) == 3
+
+
+def test_a_stop_in_an_outage_is_bounded_and_says_what_is_lost(threaded, caplog):
+    """The operator learns how many, why, and the cure; the thread goes on trying."""
+    threaded.store.error = Outage("no route to host")
+    threaded.push(1, 2)
+
+    assert not threaded.writer.stop(0.05)
+
+    (record,) = [r for r in caplog.records if "could not be written within" in r.message]
+    assert record.levelno == logging.ERROR
+    assert "2 tasks" in record.message
+    assert "no route to host" in record.message
+    threaded.store.error = None
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_pushes_and_stops_at_the_same_time_lose_nothing(threaded):
+    """A push that relies on a thread which is just ending is written all the same."""
+    total = 300
+    for number in range(total):
+        threaded.push(number)
+        stopper = threading.Thread(target=threaded.writer.stop, args=[LIMIT_SECONDS])
+        stopper.start()
+        threaded.push(total + number)
+        stopper.join(LIMIT_SECONDS)
+        assert not stopper.is_alive()
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+    assert {fact.message_id for fact in threaded.store.committed} == {
+        make_id(n) for n in range(2 * total)
+    }
+
+
+def test_many_pushers_lose_nothing(threaded):
+    """Every message's last fact arrives, whoever pushed it when."""
+    threaded.config = Config(flush_interval=0, max_batch_size=7, max_pending=100_000)
+
+    def work(worker):
+        for number in range(500):
+            threaded.push(number, hop=worker + 1)
+
+    workers = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(LIMIT_SECONDS)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+    best = {}
+    for fact in threaded.store.committed:
+        best[fact.message_id] = max(best.get(fact.message_id, 0), fact.rank)
+    assert best == {make_id(n): make_transition(hop=4).rank for n in range(500)}
+    assert threaded.writer.stats().transitions == 2000
+
+
+def test_without_a_thread_the_caller_writes(bench, monkeypatch):
+    """At interpreter shutdown no thread can be started; the last flush happens all the same."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    bench.threads = True
+    bench.push(1)
+
+    assert bench.writer.stop(1)
+    assert len(bench.store.committed) == 1
+
+
+def test_a_forked_child_begins_anew(bench):
+    """What was pending is the parent's; its connections are kept from being closed."""
+    bench.push(1)
+    bench.writer.step()
+    bench.push(2)
+    bench.writer._right_to_write.acquire()
+
+    inherited = bench.writer.after_fork()
+
+    assert inherited[0] == "connection"
+    assert bench.writer.stats().pending == 0
+    assert bench.writer.stats().transitions == 0
+    assert bench.writer.flush(0)
+    bench.push(3)
+    bench.writer.step()
+    assert bench.store.committed[-1].message_id == make_id(3)
+    assert len(bench.store.committed) == 2
+
+
+# SYNCHRONOUS.
+
+
+def test_synchronous_writes_in_the_calling_thread():
+    """The row is there, and its signal sent, when the push returns."""
+    bench = Bench(synchronous=True)
+    threads = []
+    bench.store.on_write = lambda: threads.append(threading.current_thread())
+    bench.push(1)
+
+    assert threads == [threading.current_thread()]
+    assert len(bench.store.committed) == len(bench.announced) == 1
+    stats = bench.writer.stats()
+    assert (stats.transitions, stats.flushes, stats.rows_written, stats.pending) == (1, 1, 1, 0)
+    assert bench.store.tidied == 0
+
+
+def test_a_failed_synchronous_write_is_logged_and_counted(caplog):
+    """Tracking never breaks the work that it tracks."""
+    bench = Bench(synchronous=True)
+    bench.store.error = Outage("locked")
+    bench.push(1)
+
+    assert bench.writer.stats().failures == 1
+    assert make_id(1) in caplog.text
+    assert bench.writer.flush(0)
+
+
+def test_entries_know_their_first_rank():
+    """A batch of one is what SYNCHRONOUS writes."""
+    entry = Entry(make_transition(Status.RUNNING, at=START))
+
+    assert entry.statuses == (Status.RUNNING,)
