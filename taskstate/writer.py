@@ -280,7 +280,7 @@ class Writer:
     def _step_safely(self) -> float | None:
         try:
             return self.step()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
+        except Exception as error:
             self._failed(error)
             return self._backoff.delay(self._clock())
 

@@ -1,7 +1,10 @@
 """Fixtures: a database of each kind, the signals, and writers that end with their test."""
 
+import contextlib
+
 import pytest
 from django.db import connections
+from django.test.utils import setup_databases, teardown_databases
 
 from taskstate import process
 from taskstate.middleware import StateMiddleware
@@ -34,24 +37,43 @@ def need(server):
         pytest.skip(f"{server} does not answer")
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_blocker):
+    """Make the tables in every database: pytest-django would in those that a mark names."""
+    with django_db_blocker.unblock():
+        made = setup_databases(verbosity=0, interactive=False)
+        yield
+        teardown_databases(made, verbosity=0)
+
+
 @pytest.fixture(params=servers.DATABASES)
 def database(request, settings, django_db_setup, django_db_blocker):
     """The alias of a database of each kind, its tables empty, for any thread to use."""
-    need(request.param)
-    settings.DRAMATIQ_TASKS_DATABASE = request.param
-    with django_db_blocker.unblock():
-        empty_tables(request.param)
-        yield request.param
-        stop_writers()
-        connections.close_all()
+    with use_database(request.param, settings, django_db_blocker) as alias:
+        yield alias
+
+
+@pytest.fixture(params=servers.DATABASES[1:])
+def server_database(request, settings, django_db_setup, django_db_blocker):
+    """Like ``database``, of the kinds that lock rows: SQLite locks the whole file."""
+    with use_database(request.param, settings, django_db_blocker) as alias:
+        yield alias
 
 
 @pytest.fixture
 def sqlite(settings, django_db_setup, django_db_blocker):
-    """The alias of the SQLite database, where one kind of database is enough."""
-    with django_db_blocker.unblock():
-        empty_tables("default")
-        yield "default"
+    """Like ``database``, where one kind of database is enough."""
+    with use_database("default", settings, django_db_blocker) as alias:
+        yield alias
+
+
+@contextlib.contextmanager
+def use_database(alias, settings, blocker):
+    need(alias)
+    settings.DRAMATIQ_TASKS_DATABASE = alias
+    with blocker.unblock():
+        empty_tables(alias)
+        yield alias
         stop_writers()
         connections.close_all()
 

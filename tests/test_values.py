@@ -68,7 +68,7 @@ def test_message_ids_in_any_form_become_canonical(value):
 @pytest.mark.parametrize("value", ["", "job-1", None, 7, "x" * 36, "0" * 31, "é" * 36])
 def test_no_uuid_is_refused(value):
     """What is no UUID raises ValueError and nothing else."""
-    with pytest.raises(ValueError, match="UUID|hexadecimal|invalid"):
+    with pytest.raises(ValueError, match=r"UUID|hexadecimal|invalid"):
         values.clean_message_id(value)
 
 

@@ -7,7 +7,6 @@ import threading
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from django.conf import settings
 from django.db.backends.signals import connection_created
 
 import taskstate

@@ -17,6 +17,8 @@ def database(url):
     config = dict(dj_database_url.parse(url))
     if config["ENGINE"].endswith("mysql"):
         use_pymysql()
+        # Django's own default is an encoding of three bytes before 4.2.
+        config["OPTIONS"] = {"charset": "utf8mb4"}
     if config["ENGINE"].endswith("sqlite3"):
         # Several processes write to the file, on a machine that is busy.
         config["OPTIONS"] = {"timeout": 30}
@@ -39,7 +41,7 @@ def broker(url, middleware):
 def use_pymysql():
     """Let PyMySQL stand in for mysqlclient, which needs a compiler to be installed."""
     try:
-        import MySQLdb  # noqa: F401
+        import MySQLdb
     except ImportError:
         import pymysql
 

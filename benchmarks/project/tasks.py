@@ -14,7 +14,7 @@ WORK_SECONDS = 0.004
 BACKOFF = {"min_backoff": 300, "max_backoff": 900}
 
 
-class Expected(Exception):  # noqa: N818 - part of the show, not an error
+class Expected(Exception):
     """Raised by the actors that are meant to fail."""
 
 

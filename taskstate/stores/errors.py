@@ -22,7 +22,7 @@ _SQLSTATE_LOCK_TIMEOUT = frozenset({"55P03"})
 _MYSQL_BAD = frozenset(
     {
         1048,  # a column can't be null
-        1062,  # duplicate entry
+        1062,  # duplicate entry; if it stays one however often it is tried
         1153,  # packet bigger than max_allowed_packet
         1264,  # out of range
         1265,  # data truncated
@@ -37,8 +37,13 @@ _MYSQL_BAD = frozenset(
         4025,  # MariaDB: a check constraint
     }
 )
-#: Deadlock; lock wait timeout.
-_MYSQL_CONFLICT = frozenset({1213, 1205})
+_MYSQL_CONFLICT = frozenset(
+    {
+        1062,  # duplicate entry: another process has just inserted the row
+        1205,  # lock wait timeout
+        1213,  # deadlock
+    }
+)
 
 #: What Python's drivers raise for a value that they can't even send.
 _PYTHON_BAD = (OverflowError, UnicodeError)
@@ -50,12 +55,12 @@ def is_bad_data(error: BaseException) -> bool:
         return True
     if not isinstance(error, Error):
         return False
-    state = _sqlstate(error)
-    if state is not None:
-        return state[:2] in _SQLSTATE_BAD_CLASSES or state in _SQLSTATE_BAD
     code = _mysql_code(error)
     if code is not None:
         return code in _MYSQL_BAD
+    state = _sqlstate(error)
+    if state is not None:
+        return state[:2] in _SQLSTATE_BAD_CLASSES or state in _SQLSTATE_BAD
     return isinstance(error, IntegrityError) or isinstance(error.__cause__, _PYTHON_BAD)
 
 
@@ -63,25 +68,18 @@ def is_conflict(error: BaseException) -> bool:
     """Return whether ``error`` says that another writer was in the way: worth a try at once."""
     if not isinstance(error, Error):
         return False
-    state = _sqlstate(error)
-    if state is not None:
-        return state in _SQLSTATE_CONFLICT
-    return _mysql_code(error) in _MYSQL_CONFLICT
+    return _mysql_code(error) in _MYSQL_CONFLICT or _sqlstate(error) in _SQLSTATE_CONFLICT
 
 
 def is_lock_timeout(error: BaseException) -> bool:
     """Return whether ``error`` says that a lock could not be had in time."""
-    state = _sqlstate(error)
-    if state is not None:
-        return state in _SQLSTATE_LOCK_TIMEOUT or state in _SQLSTATE_CONFLICT
-    code = _mysql_code(error)
-    if code is not None:
-        return code in _MYSQL_CONFLICT
-    return "database is locked" in str(error)
+    is_timeout = _sqlstate(error) in _SQLSTATE_LOCK_TIMEOUT
+    return is_timeout or is_conflict(error) or "database is locked" in str(error)
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """Return the code that psycopg 3 (``sqlstate``) or psycopg2 (``pgcode``) gives."""
+    """Return the code that psycopg 3 (``sqlstate``) or psycopg2 (``pgcode``) gives.  PyMySQL has
+    a ``sqlstate`` too, so look for a MySQL code first where it matters."""
     cause = error.__cause__
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     return state if isinstance(state, str) else None

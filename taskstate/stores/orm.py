@@ -72,17 +72,18 @@ class OrmStore:
         alias = conf.tasks_database()
         connection = connections[alias]
         self._connections = [connection]
-        for _ in range(TRIES - 1):
+        for tries_left in reversed(range(TRIES)):
             try:
                 return self._write_once(connection, batch)
             except Exception as error:
-                if connection.in_atomic_block or not is_conflict(error):
-                    raise _judged(error) from error
+                # Somebody else's transaction may be gone after a conflict: he has to know.
+                is_final = not tries_left or connection.in_atomic_block
+                if is_final or not is_conflict(error):
+                    if is_bad_data(error):
+                        raise BadDataError(str(error)) from error
+                    raise
                 logger.debug("Another writer was in the way, trying again: %s", error)
-        try:
-            return self._write_once(connection, batch)
-        except Exception as error:
-            raise _judged(error) from error
+        raise AssertionError("unreachable")
 
     def tidy(self) -> None:
         """Close connections that are too old or broken."""
@@ -130,10 +131,6 @@ class OrmStore:
         )
 
 
-def _judged(error: Exception) -> Exception:
-    return BadDataError(str(error)) if is_bad_data(error) else error
-
-
 def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
     """Return the rows of ``keys`` that exist, locked in the order of their keys."""
     rows: dict[uuid.UUID, Row] = {}
@@ -145,12 +142,18 @@ def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[
 
 
 def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
-    Task._base_manager.using(connection.alias).bulk_create(tasks, ignore_conflicts=True)
+    """Insert rows, except those that another process has inserted meanwhile.
+
+    Where MariaDB and MySQL ignore conflicts they ignore bad data as well, and store something
+    else instead: there a conflict ends this try, and the next one finds the row.
+    """
+    ignore_conflicts = connection.vendor != "mysql"
+    rows = Task._base_manager.using(connection.alias)
+    rows.bulk_create(tasks, ignore_conflicts=ignore_conflicts)
 
 
 def _require(keys: Iterable[uuid.UUID], rows: dict[uuid.UUID, Row]) -> None:
-    """MariaDB and MySQL turn an error into a warning where conflicts are ignored: a row that
-    isn't there was refused."""
+    """Refuse rows that aren't there after all: a trigger can drop one silently."""
     lost = [key for key in keys if key not in rows]
     if lost:
         raise BadDataError(f"{len(lost)} rows were not inserted, the first one is {lost[0]}")

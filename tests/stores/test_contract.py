@@ -1,0 +1,435 @@
+"""What every store has to answer, on every database."""
+
+import datetime
+import random
+import threading
+import uuid
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connections, transaction
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from taskstate.models import Task
+from taskstate.stores import BadDataError
+from taskstate.stores.orm import OrmStore
+from taskstate.transitions import Status, precedence
+from tests.conftest import LIMIT_SECONDS
+from tests.factories import START, make_entry, make_id, make_transition
+from tests.strategies import transitions
+
+STORES = [OrmStore]
+
+
+@pytest.fixture(params=STORES)
+def store(request, database):
+    return request.param()
+
+
+@pytest.fixture(params=STORES)
+def server_store(request, server_database):
+    return request.param()
+
+
+def moment(milliseconds):
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    return epoch + datetime.timedelta(milliseconds=milliseconds)
+
+
+def row(number=1):
+    return Task.objects.get(pk=make_id(number))
+
+
+def columns(task):
+    return {f.attname: getattr(task, f.attname) for f in Task._meta.concrete_fields}
+
+
+def test_a_fact_becomes_a_row(store, database):
+    """Field by field, and the task that is announced is that row."""
+    fact = make_transition(
+        Status.DONE,
+        hop=3,
+        at=START + 5,
+        actor_name="export",
+        queue_name="slow",
+        attempt=2,
+        enqueued_at=START,
+        started_at=START + 1,
+        user_pk=7,
+        description="Grüße, 😀",
+        model_name="Invoice",
+        app_name="shop",
+    )
+
+    written = store.write([make_entry(fact)])
+
+    expected = {
+        "message_id": uuid.UUID(fact.message_id),
+        "status": "done",
+        "attempt": 2,
+        "actor_name": "export",
+        "queue_name": "slow",
+        "user_id": 7,
+        "description": "Grüße, 😀",
+        "model_name": "Invoice",
+        "app_name": "shop",
+        "enqueued_at": moment(START),
+        "started_at": moment(START + 1),
+        "finished_at": moment(START + 5),
+        "updated_at": moment(START + 5),
+        "rank": fact.rank,
+    }
+    assert columns(row()) == expected
+    (change,) = written.changes
+    assert columns(change.task) == expected
+    assert change.task._state.db == database
+    assert not change.task._state.adding
+    assert change.task == row()
+    assert written.unchanged == 0
+
+
+@pytest.mark.parametrize("status", Status)
+def test_only_a_finished_task_has_finished_at(store, status):
+    """And each has updated_at: when it happened, not when it was written."""
+    store.write([make_entry(make_transition(status, at=START + 5))])
+
+    is_finished = status in {Status.DONE, Status.FAILED, Status.SKIPPED}
+    assert row().finished_at == (moment(START + 5) if is_finished else None)
+    assert row().updated_at == moment(START + 5)
+
+
+def test_a_newer_fact_replaces_the_row_whole(store):
+    """Every column follows the fact that wins."""
+    store.write([make_entry(make_transition(Status.FAILED, attempt=3, description="old"))])
+    newer = make_transition(Status.ENQUEUED, hop=2, description="new", user_pk=1)
+
+    written = store.write([make_entry(newer)])
+
+    assert len(written.changes) == 1
+    assert (row().status, row().attempt, row().description) == ("enqueued", 0, "new")
+    assert (row().user_id, row().finished_at) == (1, None)
+
+
+def test_an_older_fact_changes_nothing(store):
+    """No signal for a write that lost."""
+    store.write([make_entry(make_transition(Status.DONE, description="done"))])
+    before = columns(row())
+
+    written = store.write([make_entry(make_transition(Status.RUNNING, description="late"))])
+
+    assert (list(written.changes), written.unchanged) == ([], 1)
+    assert columns(row()) == before
+
+
+def test_the_same_fact_again_changes_nothing(store):
+    """Unless its first commit was never heard of: then it counts as changed."""
+    entry = make_entry(make_transition(Status.DONE, started_at=START, user_pk=3))
+    store.write([entry])
+    assert store.write([entry]).changes == []
+
+    entry.uncertain = True
+
+    (change,) = store.write([entry]).changes
+    assert change.task == row()
+
+
+def test_a_batch_of_all_kinds(store):
+    """New, newer, older and known facts in one batch, in any order."""
+    old = [make_entry(make_transition(Status.RUNNING, message_id=make_id(n))) for n in range(30)]
+    store.write(old)
+    batch = [
+        *(make_entry(make_transition(Status.DONE, message_id=make_id(n))) for n in range(10)),
+        *(
+            make_entry(make_transition(Status.ENQUEUED, message_id=make_id(n)))
+            for n in range(10, 20)
+        ),
+        *old[20:],
+        *(
+            make_entry(make_transition(Status.DELAYED, message_id=make_id(n)))
+            for n in range(30, 40)
+        ),
+    ]
+    random.shuffle(batch)
+
+    written = store.write(batch)
+
+    statuses = ["done"] * 10 + ["running"] * 20 + ["delayed"] * 10
+    assert [row(number).status for number in range(40)] == statuses
+    changed = {str(change.task.message_id) for change in written.changes}
+    assert changed == {make_id(n) for n in [*range(10), *range(30, 40)]}
+    assert written.unchanged == 20
+
+
+def test_a_large_batch(store):
+    """More rows than some databases take parameters."""
+    batch = [make_entry(make_transition(message_id=make_id(n))) for n in range(2500)]
+    assert len(store.write(batch).changes) == 2500
+    done = [
+        make_entry(make_transition(Status.DONE, message_id=make_id(n), started_at=START))
+        for n in range(2500)
+    ]
+
+    assert len(store.write(done).changes) == 2500
+    assert Task.objects.filter(status="done", started_at__isnull=False).count() == 2500
+
+
+# One batch may be anything: Hypothesis splits one message's facts over processes.
+@given(
+    facts=st.lists(transitions(), min_size=1, max_size=6),
+    order=st.randoms(use_true_random=False),
+)
+@hypothesis_settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_order_repetition_and_split_ends_in_the_same_row(store, database, facts, order):
+    """The table is the maximum, merged in memory or in the database, in whatever order."""
+    Task.objects.using(database).all().delete()
+    winner = max(facts, key=precedence)
+    expected = make_entry(winner)
+    repeated = facts + order.choices(facts, k=2)
+    order.shuffle(repeated)
+    while repeated:
+        size = order.randint(1, len(repeated))
+        batch, repeated = repeated[:size], repeated[size:]
+        type(store)().write([make_entry(*batch)])
+
+    stored = columns(row())
+    Task.objects.using(database).all().delete()
+    store.write([expected])
+    assert stored == columns(row())
+
+
+def test_bad_data_is_called_so(store, database):
+    """And nothing of the batch is committed: the writer looks for the row."""
+    bad = make_transition(message_id=make_id(2), actor_name="x" * 301)
+    if database == "default":  # SQLite takes any length, and refuses other things.
+        bad = make_transition(message_id=make_id(2), user_pk=2**70)
+
+    with pytest.raises(BadDataError):
+        store.write([make_entry(make_transition()), make_entry(bad)])
+
+    assert Task.objects.count() == 0
+
+
+def test_a_triggers_own_error_is_bad_data(store, database):
+    """A project may forbid rows; the others are written."""
+    with trigger(database):
+        with pytest.raises(BadDataError):
+            store.write([make_entry(make_transition(description="forbidden"))])
+        store.write([make_entry(make_transition(message_id=make_id(2)))])
+        with pytest.raises(BadDataError):
+            store.write(
+                [
+                    make_entry(
+                        make_transition(Status.DONE, message_id=make_id(2), description="forbidden")
+                    )
+                ]
+            )
+    assert row(2).status == "enqueued"
+
+
+class trigger:
+    """Forbid descriptions, by a trigger, in each database's own words."""
+
+    CREATE = {
+        "sqlite": [
+            f"CREATE TRIGGER forbid_{event} BEFORE {event} ON taskstate_task "
+            "WHEN NEW.description = 'forbidden' BEGIN SELECT RAISE(ABORT, 'forbidden'); END"
+            for event in ("INSERT", "UPDATE")
+        ],
+        "postgresql": [
+            "CREATE OR REPLACE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF NEW.description = 'forbidden' THEN RAISE EXCEPTION 'forbidden'; END IF; "
+            "RETURN NEW; END $$",
+            "CREATE TRIGGER forbid BEFORE INSERT OR UPDATE ON taskstate_task "
+            "FOR EACH ROW EXECUTE FUNCTION forbid()",
+        ],
+        "mysql": [
+            f"CREATE TRIGGER forbid_{event} BEFORE {event} ON taskstate_task FOR EACH ROW "
+            "BEGIN IF NEW.description = 'forbidden' THEN "
+            "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'forbidden'; END IF; END"
+            for event in ("INSERT", "UPDATE")
+        ],
+    }
+    DROP = {
+        "postgresql": ["DROP TRIGGER forbid ON taskstate_task"],
+    }
+    DROP_BOTH = ["DROP TRIGGER forbid_INSERT", "DROP TRIGGER forbid_UPDATE"]
+
+    def __init__(self, alias):
+        self.connection = connections[alias]
+
+    def __enter__(self):
+        self._execute(self.CREATE[self.connection.vendor])
+
+    def __exit__(self, *error):
+        self._execute(self.DROP.get(self.connection.vendor, self.DROP_BOTH))
+
+    def _execute(self, statements):
+        with self.connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+
+def test_a_missing_table_is_an_outage(store, database):
+    """Kept and tried again until somebody migrates: no row is to blame."""
+    with renamed_table(database), pytest.raises(Exception, match="taskstate_task") as caught:
+        store.write([make_entry(make_transition())])
+
+    assert not isinstance(caught.value, BadDataError)
+    store.write([make_entry(make_transition())])
+    assert row().status == "enqueued"
+
+
+class renamed_table:
+    def __init__(self, alias):
+        self.connection = connections[alias]
+
+    def __enter__(self):
+        with self.connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE taskstate_task RENAME TO moved")
+
+    def __exit__(self, *error):
+        with self.connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE moved RENAME TO taskstate_task")
+
+
+def test_a_lock_is_not_waited_for_without_limit(server_store, server_database):
+    """A statement that waits for a lock holds every pending row: it gives up, and is tried
+    again later; nobody else's settings are changed by it."""
+    server_store.write([make_entry(make_transition())])
+    before = lock_limit(server_database)
+    failures = []
+
+    def write():
+        try:
+            server_store.write([make_entry(make_transition(Status.DONE))])
+        except Exception as error:
+            failures.append(error)
+        finally:
+            server_store.close()
+
+    with transaction.atomic(using=server_database):
+        Task.objects.select_for_update().get(pk=make_id(1))
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer.join(LIMIT_SECONDS)
+        assert not writer.is_alive()
+
+    assert len(failures) == 1
+    assert not isinstance(failures[0], BadDataError)
+    assert lock_limit(server_database) == before
+    server_store.write([make_entry(make_transition(Status.DONE))])
+    assert row().status == "done"
+    assert lock_limit(server_database) == before
+
+
+def lock_limit(alias):
+    query = {
+        "postgresql": "SELECT current_setting('lock_timeout')",
+        "mysql": "SELECT @@SESSION.innodb_lock_wait_timeout",
+    }[connections[alias].vendor]
+    with connections[alias].cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()[0]
+
+
+def test_inside_a_transaction_it_takes_a_savepoint(store, database):
+    """SYNCHRONOUS in a TestCase: a failure leaves the transaction usable, and its settings."""
+    with transaction.atomic(using=database):
+        before = None if database == "default" else lock_limit(database)
+        store.write([make_entry(make_transition())])
+        with pytest.raises(BadDataError):
+            store.write([make_entry(make_transition(message_id=make_id(2), user_pk=2**70))])
+        assert Task.objects.count() == 1
+        assert before is None or lock_limit(database) == before
+        transaction.set_rollback(True, using=database)
+
+    assert Task.objects.count() == 0
+
+
+def test_the_cost_of_a_batch_does_not_grow(store, database):
+    """Statements per batch are the same for 10 and for 1,000 rows.  Where a backend limits
+    parameters, as Django before 5.2 does for SQLite (999), rows are written in portions."""
+    store.write([make_entry(make_transition())])  # The first batch ever makes the watermark.
+    counts = [statements_for(store, database, rows) for rows in (10, 1000)]
+
+    limit = connections[database].features.max_query_params
+    if limit is None or limit > 100_000:
+        assert counts[0] == counts[1]
+        return
+    # One statement to begin, two for the fence; the keys are read before and after an insert.
+    fields = Task._meta.concrete_fields
+    key_portions = portions(1000, limit)
+    insert_portions = portions(1000, batch_size(database, fields))
+    update_portions = portions(
+        1000, batch_size(database, ["pk", "pk", "status", "finished", "rank"])
+    )
+    assert counts[1]["insert"] == 3 + 2 * key_portions + insert_portions
+    assert counts[1]["update"] == 3 + key_portions + update_portions
+
+
+def portions(rows, size):
+    return -(-rows // size)
+
+
+def batch_size(alias, fields):
+    fields = [Task._meta.pk if isinstance(field, str) else field for field in fields]
+    return connections[alias].ops.bulk_batch_size(fields, [None] * 1000)
+
+
+def statements_for(store, alias, rows):
+    Task.objects.using(alias).all().delete()
+    counts = {}
+    for name, status in [("insert", Status.ENQUEUED), ("update", Status.DONE)]:
+        batch = [
+            make_entry(make_transition(status, message_id=make_id(n), started_at=START))
+            for n in range(rows)
+        ]
+        statements = []
+
+        def count(execute, sql, params, many, context, statements=statements):
+            statements.append(sql)
+            return execute(sql, params, many, context)
+
+        with connections[alias].execute_wrapper(count):
+            assert len(store.write(batch).changes) == rows
+        counts[name] = len(statements)
+    return counts
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York", "UTC"])
+def test_times_without_time_zones(store, settings, zone):
+    """With USE_TZ off the columns hold the local time, as Django has it, and merge alike."""
+    settings.USE_TZ = False
+    settings.TIME_ZONE = zone
+    entry = make_entry(make_transition(Status.DONE, at=START + 1, started_at=START))
+    store.write([entry])
+    assert store.write([entry]).changes == []
+
+    local = row().updated_at
+    assert local.tzinfo is None
+    assert local.astimezone() == moment(START + 1)
+
+
+def test_a_user_of_an_open_transaction(server_store, server_database):
+    """The user's row is not committed yet, or never will be: the task is written all the same."""
+    User = get_user_model()
+    with transaction.atomic(using=server_database):
+        user = User.objects.using(server_database).create(username="anna")
+        thread = threading.Thread(
+            target=lambda: (
+                server_store.write([make_entry(make_transition(user_pk=user.pk))]),
+                server_store.close(),
+            )
+        )
+        thread.start()
+        thread.join(LIMIT_SECONDS)
+        assert row().user_id == user.pk
+        transaction.set_rollback(True, using=server_database)
+
+    assert not User.objects.using(server_database).filter(pk=user.pk).exists()
+    assert row().user_id == user.pk
+    assert list(Task.objects.for_user(user)) == [row()]
