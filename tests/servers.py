@@ -7,6 +7,7 @@ with ``TASKSTATE_TEST_SERVERS=required``, the run fails.
 import functools
 import os
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,11 +23,14 @@ STANDARD = {
 }
 DATABASES = ("default", "postgres", "mariadb")
 
+#: So that two versions of Python can be tested at the same time.
+_PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
+
 #: What django.test puts the tests' tables into.
-TEST_DATABASE = "test_taskstate"
+TEST_DATABASE = f"test_taskstate_{_PYTHON}"
 
 #: All that the tests write to disk.
-FOLDER = Path(tempfile.gettempdir()) / f"taskstate-tests-{os.getuid()}"
+FOLDER = Path(tempfile.gettempdir()) / f"taskstate-tests-{os.getuid()}-{_PYTHON}"
 
 
 def url(server):

@@ -40,10 +40,11 @@ _MYSQL_BAD = frozenset(
 _MYSQL_CONFLICT = frozenset(
     {
         1062,  # duplicate entry: another process has just inserted the row
-        1205,  # lock wait timeout
         1213,  # deadlock
     }
 )
+#: Not a conflict: it has waited its time already, so the next try is the writer's business.
+_MYSQL_LOCK_TIMEOUT = frozenset({1205})
 
 #: What Python's drivers raise for a value that they can't even send.
 _PYTHON_BAD = (OverflowError, UnicodeError)
@@ -73,8 +74,9 @@ def is_conflict(error: BaseException) -> bool:
 
 def is_lock_timeout(error: BaseException) -> bool:
     """Return whether ``error`` says that a lock could not be had in time."""
-    is_timeout = _sqlstate(error) in _SQLSTATE_LOCK_TIMEOUT
-    return is_timeout or is_conflict(error) or "database is locked" in str(error)
+    if _mysql_code(error) in _MYSQL_LOCK_TIMEOUT or _sqlstate(error) in _SQLSTATE_LOCK_TIMEOUT:
+        return True
+    return is_conflict(error) or "database is locked" in str(error)
 
 
 def _sqlstate(error: BaseException) -> str | None:

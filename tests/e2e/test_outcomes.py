@@ -1,0 +1,528 @@
+"""Every way a message can end, with real workers, at every position, in every database.
+
+Each scenario sends messages and says what their rows must be.  It runs twice: buffered, and
+written synchronously, where each transition is announced by itself, so that every signal on
+the way can be held against the story.
+"""
+
+import re
+import threading
+import time
+
+import dramatiq
+import pytest
+from django.core.exceptions import ObjectDoesNotExist
+from dramatiq import middleware as dm
+from dramatiq.middleware.threading import raise_thread_exception
+from dramatiq.middleware.time_limit import TimeLimitExceeded
+
+from taskstate.middleware import StateMiddleware
+from taskstate.transitions import FINISHED
+from tests.conftest import LIMIT_SECONDS
+from tests.harness import POSITIONS, Workers, make_broker, task_of
+
+STATE = {
+    "user_pk": "42",
+    "model_name": "Invoice",
+    "app_name": "shop",
+    "description": "Export 7",
+    "something_else": [1, 2, 3],
+}
+FACTS = {"user_id": 42, "model_name": "Invoice", "app_name": "shop", "description": "Export 7"}
+
+
+class Boom(Exception):
+    """What failing actors raise."""
+
+
+class Story:
+    """What a scenario set up, and what must come of it."""
+
+    def __init__(self, broker, **expected):
+        self.broker = broker
+        #: Message, and the fields of its row.
+        self.tasks = []
+        #: The statuses that must be announced, in order, one by one, when written at once; "?"
+        #: marks one that a faster later one may overtake.
+        self.signals = None
+        self.before = time.time()
+        #: A second look, after the workers have stopped: what else has to be done.
+        self.then = None
+
+    def expect(self, message, signals, **fields):
+        self.tasks.append((message, fields))
+        self.signals = signals.split()
+
+
+def actor(broker, fn=None, **options):
+    """Declare an actor; by default one that works for a moment."""
+    options.setdefault("actor_name", "act")
+    return dramatiq.actor(fn or (lambda for_state=None: None), broker=broker, **options)
+
+
+def failing(times):
+    """Return a function that fails so many times, and then does its work."""
+    runs = []
+
+    def act(for_state=None):
+        runs.append(time.time())
+        if len(runs) <= times:
+            raise Boom
+
+    act.runs = runs
+    return act
+
+
+SCENARIOS = []
+
+
+def scenario(fn):
+    SCENARIOS.append(fn)
+    return fn
+
+
+@scenario
+def done(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    message = actor(broker).send(for_state=STATE)
+    story.expect(message, "enqueued running done", status="done", attempt=0, hop=1)
+    return story
+
+
+@scenario
+def empty_state(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    message = actor(broker).send(for_state={})
+    facts = {"user_id": None, "model_name": "", "app_name": "", "description": ""}
+    story.expect(message, "enqueued running done", status="done", attempt=0, hop=1, **facts)
+    return story
+
+
+@scenario
+def failed_for_good(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    message = actor(broker, failing(1), max_retries=0).send(for_state=STATE)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    return story
+
+
+@scenario
+def throws(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    message = actor(broker, failing(1), throws=Boom).send(for_state=STATE)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    return story
+
+
+@scenario
+def done_on_retry(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    fn = failing(2)
+    message = actor(broker, fn, max_retries=3).send(for_state=STATE)
+    signals = "enqueued running delayed? enqueued? running delayed? enqueued? running done"
+    story.expect(
+        message,
+        signals,
+        status="done",
+        attempt=2,
+        hop=5,
+        # The first run's start stays.
+        started_before=lambda: fn.runs[0],
+    )
+    return story
+
+
+@scenario
+def retries_exhausted(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    fn = failing(9)
+    message = actor(broker, fn, max_retries=1).send(for_state=STATE)
+    story.expect(
+        message,
+        "enqueued running delayed? enqueued? running failed",
+        status="failed",
+        attempt=1,
+        hop=3,
+        started_before=lambda: fn.runs[0],
+    )
+    return story
+
+
+@scenario
+def skipped_by_age_limit(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    act = actor(broker, max_age=1)
+    message = act.message_with_options(kwargs={"for_state": STATE})
+    broker.enqueue(older(message))
+    # Listed before AgeLimit, we see the run begin.
+    signals = "enqueued running? skipped"
+    story.expect(message, signals, status="skipped", attempt=0, hop=1, started=False)
+    story.tasks[0][1]["enqueued_at_ms"] = message.message_timestamp - 60_000
+    return story
+
+
+def older(message):
+    """Return the message as if it had been made a minute ago."""
+    return dramatiq.Message(
+        **{**message.asdict(), "message_timestamp": message.message_timestamp - 60_000}
+    )
+
+
+@scenario
+def skipped_by_the_actor(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+
+    def skip(for_state=None):
+        raise dm.SkipMessage
+
+    message = actor(broker, skip).send(for_state=STATE)
+    story.expect(
+        message, "enqueued running skipped", status="skipped", attempt=0, hop=1, started=False
+    )
+    return story
+
+
+class SkipOnce(dm.Middleware):
+    """Puts the first run off, as rate limiters do."""
+
+    def __init__(self, delay):
+        self.delay = delay
+        self.skipped = False
+
+    def before_process_message(self, broker, message):
+        if not self.skipped:
+            self.skipped = True
+            broker.enqueue(message, delay=self.delay)
+            raise dm.SkipMessage
+
+
+@scenario
+def skipped_and_sent_again_with_a_delay(position):
+    broker = make_broker(SkipOnce(1), position=position)
+    story = Story(broker)
+    message = actor(broker).send(for_state=STATE)
+    signals = "enqueued running? delayed? enqueued? running done"
+    story.expect(message, signals, status="done", attempt=0, hop=3)
+    return story
+
+
+@scenario
+def skipped_and_sent_again_at_once(position):
+    broker = make_broker(SkipOnce(None), position=position)
+    story = Story(broker)
+    message = actor(broker).send(for_state=STATE)
+    signals = "enqueued running? enqueued? running done"
+    story.expect(message, signals, status="done", attempt=0, hop=2)
+    return story
+
+
+@scenario
+def delayed(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    message = actor(broker).send_with_options(kwargs={"for_state": STATE}, delay=0)
+    signals = "delayed enqueued? running done"
+    story.expect(message, signals, status="done", attempt=0, hop=2)
+    return story
+
+
+@scenario
+def message_fail(position):
+    class FailIt(dm.Middleware):
+        def before_process_message(self, broker, message):
+            message.fail()
+
+    broker = make_broker(FailIt(), position=position)
+    story = Story(broker)
+    message = actor(broker).send(for_state=STATE)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    return story
+
+
+@scenario
+def unknown_actor(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    message = actor(broker).message(for_state=STATE)
+    broker.enqueue(message)
+    del broker.actors["act"]
+    story.expect(message, "enqueued failed", status="failed", attempt=0, hop=1, started=False)
+    return story
+
+
+@scenario
+def no_retries_middleware(position):
+    broker = make_broker(position=position, retries=False)
+    story = Story(broker)
+    message = actor(broker, failing(1)).send(for_state=STATE)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    return story
+
+
+@scenario
+def time_limit_in_the_actor(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+
+    def endless(for_state=None):
+        # As the TimeLimit middleware does it, but surely in the actor: written synchronously,
+        # a hook may take as long as a limit that a test can wait for.
+        raise_thread_exception(threading.get_ident(), TimeLimitExceeded)
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while time.monotonic() < deadline:
+            pass
+
+    message = actor(broker, endless, max_retries=0).send(for_state=STATE)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    return story
+
+
+class Interrupted(StateMiddleware):
+    """Ours, with an exception injected at the end of a hook, once, as TimeLimit does."""
+
+    def __init__(self, hook):
+        super().__init__()
+        self.interrupted = False
+        original = getattr(self, hook)
+
+        def interrupted(*args, **kwargs):
+            original(*args, **kwargs)
+            if not self.interrupted:
+                self.interrupted = True
+                raise TimeLimitExceeded
+
+        setattr(self, hook, interrupted)
+
+
+@scenario
+def time_limit_in_our_before_hook(position):
+    broker = make_broker(state=Interrupted("before_process_message"), position=position)
+    story = Story(broker)
+    message = actor(broker, max_retries=1).send(for_state=STATE)
+    signals = "enqueued running delayed? enqueued? running done"
+    story.expect(message, signals, status="done", attempt=1, hop=3)
+    return story
+
+
+@scenario
+def time_limit_in_our_after_hook(position):
+    """Dramatiq tells twice: first that it went well, then that it did not."""
+    broker = make_broker(state=Interrupted("after_process_message"), position=position)
+    story = Story(broker)
+    message = actor(broker, max_retries=1).send(for_state=STATE)
+    signals = "enqueued running delayed? enqueued? running done"
+    story.expect(message, signals, status="done", attempt=1, hop=3)
+    return story
+
+
+@scenario
+def time_limit_in_our_after_hook_for_good(position):
+    broker = make_broker(state=Interrupted("after_process_message"), position=position)
+    story = Story(broker)
+    message = actor(broker, max_retries=0).send(for_state=STATE)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    return story
+
+
+@scenario
+def shutdown(position):
+    """The worker is stopped in mid-run; the message is retried by the next one."""
+    broker = make_broker(position=position)
+    story = Story(broker)
+    running = threading.Event()
+
+    def wait(for_state=None):
+        if not running.is_set():
+            running.set()
+            deadline = time.monotonic() + LIMIT_SECONDS
+            while time.monotonic() < deadline:
+                pass
+
+    message = actor(broker, wait, notify_shutdown=True, max_retries=1).send(for_state=STATE)
+
+    def stop_the_first_worker(workers):
+        assert running.wait(LIMIT_SECONDS)
+
+    story.then = stop_the_first_worker
+    signals = "enqueued running delayed? enqueued? running done"
+    story.expect(message, signals, status="done", attempt=1, hop=3)
+    return story
+
+
+@scenario
+def dead_letter_sent_again(position):
+    """Even with its retries reset it is newer than its last run."""
+    broker = make_broker(position=position)
+    story = Story(broker)
+    fn = failing(2)
+    message = actor(broker, fn, max_retries=1).send(for_state=STATE)
+
+    def send_again(workers):
+        workers.finish()
+        (dead,) = broker.dead_letters_by_queue["default"]
+        options = {key: dead.options[key] for key in dead.options if key.startswith("taskstate")}
+        broker.enqueue(dramatiq.Message(**{**dead.asdict(), "options": options}))
+
+    story.then = send_again
+    signals = (
+        "enqueued running delayed? enqueued? running failed enqueued? running done"
+    )
+    story.expect(
+        message,
+        signals,
+        status="done",
+        attempt=0,
+        hop=4,
+        started_before=lambda: fn.runs[0],
+    )
+    return story
+
+
+@scenario
+def run_twice_after_a_crash(position):
+    """The broker delivers a message again whose ack it never got: the later run counts."""
+    broker = make_broker(position=position)
+    story = Story(broker)
+    fn = failing(0)
+    message = actor(broker, fn).message(for_state=STATE)
+    broker.enqueue(message)
+    data = broker.queues["default"].queue[0]
+
+    def deliver_again(workers):
+        workers.finish()
+        broker.queues["default"].put(data)
+
+    story.then = deliver_again
+    story.expect(
+        message,
+        # The second "running" is older than the first "done": the same hop, an earlier phase.
+        "enqueued running done done",
+        status="done",
+        attempt=0,
+        hop=1,
+        started_after=lambda: fn.runs[0],
+    )
+    return story
+
+
+@scenario
+def retry_that_can_not_be_enqueued(position):
+    """Dramatiq swallows the error and acknowledges the message: nobody will run it again."""
+
+    class Broken(dm.Middleware):
+        def before_enqueue(self, broker, message, delay):
+            if delay is not None:
+                raise dm.MiddlewareError
+
+    broker = make_broker(Broken(), position=position)
+    story = Story(broker)
+    message = actor(broker, failing(1), max_retries=1).send(for_state=STATE)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    return story
+
+
+@scenario
+def pipeline_sent_twice(position):
+    broker = make_broker(position=position)
+    story = Story(broker)
+    first = actor(broker, actor_name="first")
+    second = actor(
+        broker, lambda result=None, for_state=None: None, actor_name="second", pipe_ignore=True
+    )
+    one = first.message(for_state=STATE)
+    two = second.message_with_options(kwargs={"for_state": STATE}, pipe_ignore=True)
+    for _ in range(2):
+        dramatiq.pipeline([one, two], broker=broker).run()
+    story.expect(one, "", status="done", attempt=0, actor_name="first")
+    story.expect(two, "", status="done", attempt=0, actor_name="second")
+    story.signals = None
+    return story
+
+
+@pytest.mark.parametrize("synchronous", [False, True], ids=["buffered", "synchronous"])
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("tell", SCENARIOS, ids=lambda fn: fn.__name__)
+def test_outcome(tell, position, synchronous, database, settings, signals):
+    """The final row, field by field, and every signal on the way."""
+    settings.TASKSTATE = {"SYNCHRONOUS": synchronous}
+    story = tell(position)
+    with Workers(story.broker) as workers:
+        if story.then is not None:
+            story.then(workers)
+        if tell is not shutdown:
+            workers.finish()
+    if tell is shutdown:
+        with Workers(story.broker) as workers:
+            workers.finish()
+
+    after = time.time()
+    for message, fields in story.tasks:
+        check_row(task_of(message), message, dict(fields), story.before, after)
+        check_signals(message, signals, story.signals if synchronous else None)
+
+
+def check_row(task, message, fields, before, after):
+    started = fields.pop("started", True)
+    started_before = fields.pop("started_before", lambda: after)()
+    started_after = fields.pop("started_after", lambda: before - 0.001)()
+    enqueued_at = fields.pop("enqueued_at_ms", message.message_timestamp)
+    hop = fields.pop("hop", None)
+    expected = {"actor_name": "act", "queue_name": "default", **FACTS, **fields}
+    assert {name: getattr(task, name) for name in expected} == expected
+    assert str(task.message_id) == message.message_id
+    assert round(task.enqueued_at.timestamp() * 1000) == enqueued_at
+    if started:
+        assert started_after - 0.001 <= task.started_at.timestamp() <= started_before
+        assert task.started_at <= task.updated_at
+    else:
+        assert task.started_at is None
+    assert task.status in FINISHED
+    assert task.finished_at == task.updated_at
+    assert before - 0.001 <= task.updated_at.timestamp() <= after
+    if hop is not None:
+        assert task.rank >> 46 == hop
+
+
+def check_signals(message, signals, story):
+    ours = [(t, merged) for t, merged in signals if str(t.message_id) == message.message_id]
+    ranks = [task.rank for task, _ in ours]
+    assert ranks == sorted(set(ranks)), "a signal for a write that lost"
+    for task, merged in ours:
+        assert merged[-1] == task.status
+    statuses = [task.status for task, _ in ours]
+    assert statuses[-1] == task_of(message).status
+    # A task that is retried is never announced as failed: it may fail for good, once.
+    if story is not None:
+        assert_tells(statuses, story)
+    elif "failed" in statuses[:-1]:
+        assert task_of(message).rank >> 46 == 4, "only the dead letter comes back"
+
+
+def assert_tells(statuses, story):
+    """The statuses are the story's, but for those that it marks with a question mark."""
+    steps = [f"({step[:-1]} )?" if step.endswith("?") else f"{step} " for step in story]
+    told = "".join(f"{status} " for status in statuses)
+    assert re.fullmatch("".join(steps), told), f"{told}should be {' '.join(story)}"
+
+
+def test_untracked_messages_leave_no_trace(sqlite, settings, signals):
+    """No ``for_state``, or one that is no dict: no row, no hop."""
+    broker = make_broker()
+    act = actor(broker)
+    with Workers(broker) as workers:
+        messages = [act.send(), act.send(for_state=None), act.send(for_state=[1])]
+        workers.finish()
+
+    for message in messages:
+        assert message.options == {} or "taskstate_hop" not in message.options
+        with pytest.raises(ObjectDoesNotExist):
+            task_of(message)
+    assert signals == []

@@ -1,0 +1,92 @@
+"""A broker, its middleware in a chosen order, and workers that really run."""
+
+import time
+
+import dramatiq
+from django.db import connections
+from dramatiq import middleware as dm
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.common import dq_name
+
+import taskstate
+from taskstate.middleware import StateMiddleware
+from taskstate.models import Task
+from tests.conftest import LIMIT_SECONDS
+
+POSITIONS = ("first", "middle", "last")
+
+
+class CloseConnections(dm.Middleware):
+    """Closes what SYNCHRONOUS opened in Dramatiq's threads, as DbConnectionsMiddleware would."""
+
+    def after_ack(self, broker, message):
+        connections.close_all()
+
+    after_nack = after_ack
+
+
+class InProcessBroker(StubBroker):
+    """Dramatiq's, which also takes back what a stopped worker has fetched and not run."""
+
+    def consume(self, *args, **kwargs):
+        consumer = super().consume(*args, **kwargs)
+        consumer.requeue = self._requeue
+        return consumer
+
+    def _requeue(self, messages):
+        for message in messages:
+            queue = self.queues[message.queue_name]
+            queue.put(message.encode())
+            queue.task_done()
+
+
+def make_broker(*others, position="last", state=None, retries=True):
+    """Return a broker with Dramatiq's usual middleware, ``others``, and ours at ``position``."""
+    chain = [CloseConnections(), dm.AgeLimit(), *others]
+    chain += [dm.TimeLimit(interval=50), dm.ShutdownNotifications(), dm.Callbacks(), dm.Pipelines()]
+    if retries:
+        chain.append(dm.Retries(min_backoff=1, max_backoff=2))
+    place = {"first": 0, "middle": len(chain) // 2, "last": len(chain)}[position]
+    chain.insert(place, state or StateMiddleware())
+    broker = InProcessBroker(middleware=chain)
+    broker.emit_after("process_boot")
+    return broker
+
+
+class Workers:
+    """Workers that run from here to the end of the block."""
+
+    def __init__(self, broker, threads=2):
+        self.broker = broker
+        self.worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=20)
+
+    def __enter__(self):
+        self.worker.start()
+        return self
+
+    def __exit__(self, *error):
+        self.worker.stop()
+
+    def finish(self, queue="default"):
+        """Wait until both queues are empty and everything is written."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while True:
+            for name in (queue, dq_name(queue)):
+                join(self.broker.queues[name], deadline)
+            if not self.broker.queues[queue].unfinished_tasks:
+                break
+        assert taskstate.flush(LIMIT_SECONDS)
+
+
+def join(queue, deadline):
+    """Like ``Queue.join``, with a limit."""
+    with queue.all_tasks_done:
+        while queue.unfinished_tasks:
+            left = deadline - time.monotonic()
+            assert left > 0, "the queue isn't empty after all that time"
+            queue.all_tasks_done.wait(left)
+
+
+def task_of(message):
+    """Return the row of a message."""
+    return Task.objects.get(pk=message.message_id)
