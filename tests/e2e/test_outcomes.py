@@ -8,6 +8,7 @@ the way can be held against the story.
 import re
 import threading
 import time
+from importlib.metadata import version
 
 import dramatiq
 import pytest
@@ -29,6 +30,10 @@ STATE = {
     "something_else": [1, 2, 3],
 }
 FACTS = {"user_id": 42, "model_name": "Invoice", "app_name": "shop", "description": "Export 7"}
+
+
+#: Before 1.13 it does what ``message.fail()`` does, and nothing tells one from the other.
+AGE_LIMIT_SKIPS = tuple(map(int, version("dramatiq").split(".")[:2])) >= (1, 13)
 
 
 class Boom(Exception):
@@ -161,9 +166,13 @@ def skipped_by_age_limit(position):
     act = actor(broker, max_age=1)
     message = act.message_with_options(kwargs={"for_state": STATE})
     broker.enqueue(older(message))
-    # Listed before AgeLimit, we see the run begin.
-    signals = "enqueued running? skipped"
-    story.expect(message, signals, status="skipped", attempt=0, hop=1, started=False)
+    if AGE_LIMIT_SKIPS:
+        # Listed before AgeLimit, we see the run begin.
+        signals = "enqueued running? skipped"
+        story.expect(message, signals, status="skipped", attempt=0, hop=1, started=False)
+    else:
+        signals = "enqueued running failed"
+        story.expect(message, signals, status="failed", attempt=0, hop=1)
     story.tasks[0][1]["enqueued_at_ms"] = message.message_timestamp - 60_000
     return story
 
@@ -372,9 +381,7 @@ def dead_letter_sent_again(position):
         broker.enqueue(dramatiq.Message(**{**dead.asdict(), "options": options}))
 
     story.then = send_again
-    signals = (
-        "enqueued running delayed? enqueued? running failed enqueued? running done"
-    )
+    signals = "enqueued running delayed? enqueued? running failed enqueued? running done"
     story.expect(
         message,
         signals,
@@ -466,7 +473,7 @@ def test_outcome(tell, position, synchronous, database, settings, signals):
     after = time.time()
     for message, fields in story.tasks:
         check_row(task_of(message), message, dict(fields), story.before, after)
-        check_signals(message, signals, story.signals if synchronous else None)
+        check_signals(message, signals, story.signals, synchronous=synchronous)
 
 
 def check_row(task, message, fields, before, after):
@@ -491,8 +498,11 @@ def check_row(task, message, fields, before, after):
         assert task.rank >> 46 == hop
 
 
-def check_signals(message, signals, story):
+def check_signals(message, signals, story, *, synchronous):
     ours = [(t, merged) for t, merged in signals if str(t.message_id) == message.message_id]
+    if synchronous:
+        # Written synchronously by two threads, their signals may cross after the commits.
+        ours.sort(key=lambda signal: signal[0].rank)
     ranks = [task.rank for task, _ in ours]
     assert ranks == sorted(set(ranks)), "a signal for a write that lost"
     for task, merged in ours:
@@ -500,7 +510,7 @@ def check_signals(message, signals, story):
     statuses = [task.status for task, _ in ours]
     assert statuses[-1] == task_of(message).status
     # A task that is retried is never announced as failed: it may fail for good, once.
-    if story is not None:
+    if synchronous and story is not None:
         assert_tells(statuses, story)
     elif "failed" in statuses[:-1]:
         assert task_of(message).rank >> 46 == 4, "only the dead letter comes back"

@@ -1,0 +1,103 @@
+"""System checks: each with an id, the offending value and the cure."""
+
+import pytest
+from django.core import checks
+
+from taskstate.checks import MIDDLEWARE_PATH
+from taskstate.middleware import StateMiddleware
+
+
+class Ours(StateMiddleware):
+    """A project's own subclass."""
+
+
+@pytest.fixture
+def run(settings):
+    def run(middleware=(MIDDLEWARE_PATH,), **changes):
+        settings.DRAMATIQ_BROKER = {"MIDDLEWARE": list(middleware)}
+        for name, value in changes.items():
+            setattr(settings, name, value)
+        found = checks.run_checks()
+        return [message for message in found if message.id.startswith("taskstate.")]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "middleware",
+    [
+        [MIDDLEWARE_PATH],
+        ["dramatiq.middleware.Retries", MIDDLEWARE_PATH],
+        [StateMiddleware(flush_interval=0.2)],
+        [Ours()],
+        ["tests.test_checks.Ours"],
+    ],
+)
+def test_a_good_project_hears_nothing(run, middleware):
+    """By path, as an instance, as a subclass."""
+    assert run(middleware, TASKSTATE={"FLUSH_INTERVAL": 1}) == []
+
+
+@pytest.mark.parametrize("middleware", [[], ["dramatiq.middleware.Retries"], ["no.such.Module"]])
+def test_middleware_missing(run, middleware):
+    """Without it no task is tracked."""
+    (message,) = run(middleware)
+
+    assert message.id == "taskstate.W001"
+    assert repr(middleware) in message.msg
+    assert MIDDLEWARE_PATH in message.hint
+
+
+def test_no_broker_settings(run, settings):
+    """A project that hasn't got so far hears the same."""
+    for value in (None, "stub"):
+        settings.DRAMATIQ_BROKER = value
+        assert [m.id for m in checks.run_checks() if m.id.startswith("taskstate.")] == [
+            "taskstate.W001"
+        ]
+
+
+def test_middleware_twice(run):
+    """Each would count a message's hops."""
+    (message,) = run([MIDDLEWARE_PATH, StateMiddleware()])
+
+    assert message.id == "taskstate.E002"
+    assert "2 times" in message.msg
+    assert message.hint == "Keep one of them."
+
+
+def test_unknown_key(run):
+    """The nearest known one is named."""
+    (message,) = run(TASKSTATE={"FLUSH_INTERVALL": 1})
+
+    assert message.id == "taskstate.E003"
+    assert "'FLUSH_INTERVALL'" in message.msg
+    assert "'FLUSH_INTERVAL'" in message.hint
+
+
+@pytest.mark.parametrize("value", ["1", -1, None, True])
+def test_wrong_value(run, value):
+    """Of the wrong type, or out of range."""
+    (message,) = run(TASKSTATE={"FLUSH_INTERVAL": value})
+
+    assert message.id == "taskstate.E004"
+    assert repr(value) in message.msg
+    assert "seconds from 0 to 3,600; the default is 0.5" in message.hint
+
+
+def test_unknown_database(run, settings):
+    """The known ones are named."""
+    (message,) = run(DRAMATIQ_TASKS_DATABASE="reports")
+
+    assert message.id == "taskstate.E005"
+    assert "'reports'" in message.msg
+    assert "'default'" in message.hint
+
+
+def test_no_dictionary(run):
+    """The keys are named."""
+    (message,) = run(TASKSTATE=["SYNCHRONOUS"])
+
+    assert message.id == "taskstate.E006"
+    assert "['SYNCHRONOUS']" in message.msg
+    assert "FLUSH_INTERVAL" in message.hint

@@ -1,0 +1,279 @@
+"""The hooks by themselves: what they push, and that they cost and break nothing."""
+
+import logging
+import threading
+import uuid
+
+import dramatiq
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.base.base import BaseDatabaseWrapper
+from dramatiq.broker import MessageProxy
+from dramatiq.brokers.stub import StubBroker
+
+from taskstate import middleware as module
+from taskstate.middleware import StateMiddleware
+from taskstate.transitions import Status
+from tests.conftest import LIMIT_SECONDS, use_database
+from tests.harness import task_of
+
+HOOKS = [
+    ("before_enqueue", [None]),
+    ("after_enqueue", [None]),
+    ("before_process_message", []),
+    ("after_process_message", []),
+    ("after_skip_message", []),
+    ("before_ack", []),
+    ("before_nack", []),
+]
+
+
+@pytest.fixture
+def pushed(monkeypatch):
+    """What the hooks push, kept from the writer."""
+    pushes = []
+    monkeypatch.setattr(module.Writer, "push", lambda writer, fact: pushes.append(fact))
+    return pushes
+
+
+@pytest.fixture
+def broker():
+    return StubBroker(middleware=[])
+
+
+def make_message(for_state, **values):
+    values = {
+        "queue_name": "default",
+        "actor_name": "act",
+        "args": (),
+        "kwargs": {"for_state": for_state},
+        "options": {},
+        **values,
+    }
+    return dramatiq.Message(**values)
+
+
+def call(state, broker, hook, message, arguments=()):
+    getattr(state, hook)(broker, message, *arguments)
+
+
+def run_through(state, broker, message):
+    """Call every hook, as one run would."""
+    for hook, arguments in HOOKS:
+        target = message if "enqueue" in hook else MessageProxy(message)
+        call(state, broker, hook, target, arguments)
+
+
+def test_constructing_it_is_inert(monkeypatch):
+    """It is made before models can be imported: no thread, no settings."""
+    monkeypatch.setattr("taskstate.conf.raw_settings", lambda: pytest.fail("settings were read"))
+    before = threading.active_count()
+    StateMiddleware(flush_interval=0.2)
+
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"flush_interval": -1}, "flush_interval=-1.*out of range.*seconds from 0"),
+        ({"flush_interval": "soon"}, "flush_interval='soon'.*not a number"),
+        ({"max_batch_size": 0.5}, "max_batch_size=0.5.*not a whole number"),
+        ({"max_pending": True}, "max_pending=True.*not a whole number"),
+        ({"shutdown_timeout": float("nan")}, "shutdown_timeout=nan.*out of range"),
+        ({"synchronous": 1}, "synchronous=1.*True or False"),
+    ],
+)
+def test_bad_arguments(options, error):
+    """The error names the argument, the value and the cure."""
+    with pytest.raises(ImproperlyConfigured, match=error):
+        StateMiddleware(**options)
+
+
+def test_arguments_win_over_the_settings(settings):
+    """And what isn't given is read from the settings, live."""
+    state = StateMiddleware(flush_interval=0.2)
+    settings.TASKSTATE = {"FLUSH_INTERVAL": 5, "MAX_BATCH_SIZE": 7}
+    assert (state._options().flush_interval, state._options().max_batch_size) == (0.2, 7)
+    settings.TASKSTATE = {}
+    assert (state._options().flush_interval, state._options().max_batch_size) == (0.2, 1000)
+
+
+@pytest.mark.parametrize(("hook", "arguments"), HOOKS)
+@pytest.mark.parametrize(
+    "for_state",
+    [{"user_pk": 1, "description": "x"}, {}, {"user_pk": object()}, {"description": "\0" * 999}],
+)
+def test_hooks_never_query(hook, arguments, for_state, broker, monkeypatch):
+    """Each hook by itself, with a database that can't even be connected to."""
+    queries = []
+
+    def refuse(wrapper, *args, **kwargs):
+        queries.append(threading.current_thread())
+        raise RuntimeError("the database is away")
+
+    for method in ("connect", "ensure_connection", "cursor"):
+        monkeypatch.setattr(BaseDatabaseWrapper, method, refuse)
+    tried = threading.Event()
+    monkeypatch.setattr(module.Writer, "_failed", lambda writer, error: tried.set())
+    state = StateMiddleware()
+
+    call(state, broker, hook, MessageProxy(make_message(for_state)), arguments)
+
+    assert threading.current_thread() not in queries
+    if state._writer._alive:  # The hook pushed, and the writer's thread met the outage.
+        assert tried.wait(LIMIT_SECONDS)
+    state._writer._reset()
+
+
+@pytest.mark.parametrize(("hook", "arguments"), HOOKS)
+def test_hooks_never_raise(hook, arguments, broker, monkeypatch, caplog):
+    """Whatever goes wrong inside is logged, with the message, and the work goes on."""
+    monkeypatch.setattr(module.values, "clean_count", lambda *args: 1 / 0)
+    message = MessageProxy(make_message({}))
+
+    call(StateMiddleware(), broker, hook, message, arguments)
+
+    if hook not in {"before_ack"}:  # It knows of no run, and has nothing to do.
+        assert "ZeroDivisionError" in caplog.text
+
+
+def test_after_worker_shutdown_never_raises(broker, monkeypatch, caplog):
+    """The last hook of a worker, too."""
+    monkeypatch.setattr(module.Writer, "stop", lambda writer, timeout: 1 / 0)
+    StateMiddleware().after_worker_shutdown(broker, None)
+
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_untracked_messages_cost_a_look(broker, pushed, caplog):
+    """Nothing is pushed, and nothing is changed about them."""
+    caplog.set_level(logging.DEBUG, "taskstate")
+    state = StateMiddleware()
+    for kwargs in ({}, {"for_state": None}, {"for_state": "yes"}):
+        message = make_message(None, kwargs=kwargs)
+        run_through(state, broker, message)
+        assert message.options == {}
+
+    assert pushed == []
+    assert "its for_state is a str, not a dict" in caplog.text
+
+
+def test_values_are_made_fit_at_the_push(broker, pushed):
+    """Nothing of the caller's is kept by reference, and no later code sees the raw value."""
+    for_state = {
+        "user_pk": "12",
+        "description": "a\0" + "b" * 300,
+        "model_name": ["Invoice"],
+        "app_name": None,
+    }
+    StateMiddleware().after_enqueue(broker, make_message(for_state, actor_name="x" * 400), None)
+    (fact,) = pushed
+
+    assert fact.user_pk == 12
+    assert fact.description == "a" + "b" * 253 + "…"
+    assert (fact.model_name, fact.app_name) == ("['Invoice']", "")
+    assert len(fact.actor_name) == 300
+
+
+@pytest.mark.parametrize(
+    "user_pk", ["anna", 2**40, 2**70, -(2**70), True, 1.5, [1], {"a": 1}, "1" * 999, ""]
+)
+def test_a_bad_user_pk_is_no_user(user_pk, broker, pushed, caplog):
+    """One warning per actor, and the task is tracked without its user."""
+    state = StateMiddleware()
+    for _ in range(3):
+        state.after_enqueue(broker, make_message({"user_pk": user_pk}), None)
+
+    # SQLite's keys are wider than other databases'.
+    assert {fact.user_pk for fact in pushed} <= {None, 2**40}
+    if pushed[0].user_pk is None:
+        (record,) = caplog.records
+        assert "actor act are tracked without their user" in record.message
+
+
+def test_a_message_id_that_is_no_uuid_is_not_tracked(broker, pushed, caplog):
+    """One warning per actor; its work isn't touched."""
+    state = StateMiddleware()
+    for actor in ("one", "one", "two"):
+        run_through(state, broker, make_message({}, actor_name=actor, message_id="job-7"))
+
+    assert pushed == []
+    assert len(caplog.records) == 2
+    assert "'job-7' is no UUID" in caplog.text
+
+
+def test_message_ids_are_made_canonical(broker, pushed):
+    """Two spellings of one id are one task."""
+    key = uuid.uuid4()
+    for text in (str(key), key.hex):
+        StateMiddleware().after_enqueue(broker, make_message({}, message_id=text), None)
+
+    assert [fact.message_id for fact in pushed] == [str(key)] * 2
+
+
+@pytest.mark.parametrize("options", [{"taskstate_hop": "x", "retries": None}, {"retries": -3}])
+def test_strange_options_count_as_zero(options, broker, pushed):
+    """Other services and older releases may send anything."""
+    message = make_message({}, options=options)
+    state = StateMiddleware()
+    state.before_enqueue(broker, message, None)
+    state.after_enqueue(broker, message, None)
+
+    assert message.options["taskstate_hop"] == 1
+    assert pushed[0].attempt == 0
+
+
+def test_the_queue_is_never_the_delay_queue(broker, pushed):
+    """And a delay of 0 is a delay."""
+    StateMiddleware().after_enqueue(broker, make_message({}, queue_name="slow.DQ"), 0)
+
+    assert (pushed[0].queue_name, pushed[0].status) == ("slow", Status.DELAYED)
+
+
+def test_hooks_may_repeat_themselves(broker, pushed):
+    """Dramatiq asks for an ack again after a lost connection, and tells an end twice."""
+    state = StateMiddleware()
+    message = MessageProxy(make_message({}))
+    state.before_process_message(broker, message)
+    state.after_process_message(broker, message, result=None)
+    state.after_process_message(broker, message, exception=TimeoutError())
+    for _ in range(3):
+        state.before_ack(broker, message)
+
+    assert [fact.status for fact in pushed] == [Status.RUNNING, Status.FAILED]
+
+
+def test_the_ack_of_a_delayed_copy_is_no_end(broker, pushed):
+    """The consumer acknowledges it when it has enqueued the message that will run."""
+    StateMiddleware().before_ack(broker, MessageProxy(make_message({})))
+
+    assert pushed == []
+
+
+def test_the_hop_saturates(broker, pushed):
+    """A message that is enqueued more often than a rank can count stays the newest."""
+    message = make_message({}, options={"taskstate_hop": 2**17 - 1})
+    StateMiddleware().before_enqueue(broker, message, None)
+
+    assert message.options["taskstate_hop"] == 2**17 - 1
+
+
+def test_synchronous_shows_the_row_at_once(sqlite, settings, broker):
+    """The row is there when ``send`` returns."""
+    settings.TASKSTATE = {"SYNCHRONOUS": True}
+    broker.add_middleware(StateMiddleware())
+    act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
+
+    message = act.send(for_state={"description": "now"})
+
+    assert task_of(message).description == "now"
+
+
+def test_the_default_key_of_users(settings, django_db_setup, django_db_blocker):
+    """It is what the tasks' database takes, not the default database's."""
+    with use_database("default", settings, django_db_blocker):
+        assert module._user_key().greatest == 2**63 - 1
+    if "postgres" in settings.DATABASES:
+        with use_database("postgres", settings, django_db_blocker):
+            assert module._user_key().greatest == 2**31 - 1
