@@ -83,7 +83,7 @@ def workers():
     import dramatiq
     from dramatiq.brokers.stub import StubBroker
 
-    import benchmarks.project.tasks
+    import benchmarks.project.tasks  # noqa: F401 - declares the actors
     import taskstate
 
     broker = dramatiq.get_broker()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from django.apps import AppConfig
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.utils.connection import ConnectionDoesNotExist
 
 from .checks import check_settings
+from .conf import tasks_database
 
 
 class TaskstateConfig(AppConfig):
@@ -16,5 +22,16 @@ class TaskstateConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks, and import all that the writer's thread will need.
+
+        Were it the thread that imports them, a process that forks at that moment would leave
+        its child with half a module, for good.
+        """
         checks.register(check_settings)
+        # Here, because models can't be imported any earlier.
+        from .stores import orm  # noqa: F401
+
+        with contextlib.suppress(ConnectionDoesNotExist, ImproperlyConfigured):
+            # Loads the database's driver; it connects to nothing. What is wrong with the
+            # settings is for the checks, and for the first flush, to tell.
+            connections[tasks_database()]

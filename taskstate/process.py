@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from multiprocessing.util import Finalize
+from typing import Sequence
 from weakref import WeakSet
 
 from .conf import Options
 from .writer import Stats, Writer
 
 logger = logging.getLogger("taskstate")
+
+
+#: How long a fork may wait for a flush: longer than one takes, shorter than one notices.
+FORK_WAIT_SECONDS = 2.0
+
+
+class _HeldByThisThread(threading.local):
+    """The writers that wait for a fork by this thread."""
+
+    writers: Sequence[Writer] = ()
 
 
 class _State:
@@ -25,6 +37,7 @@ class _State:
         self.writers: WeakSet[Writer] = WeakSet()
         self.fork_hook_installed = False
         self.exit_hook_pid: int | None = None
+        self.held = _HeldByThisThread()
         #: Connections of parent processes.  Were they collected, the parent's would be closed.
         self.inherited: list[object] = []
 
@@ -65,7 +78,11 @@ def watch(writer: Writer) -> None:
     if not _state.fork_hook_installed:
         _state.fork_hook_installed = True
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_after_fork)
+            os.register_at_fork(
+                before=_before_fork,
+                after_in_parent=_after_fork_in_parent,
+                after_in_child=_after_fork_in_child,
+            )
     if _state.exit_hook_pid != os.getpid():
         _state.exit_hook_pid = os.getpid()
         # Runs at the exit of multiprocessing's children too, where atexit's handlers don't
@@ -73,7 +90,17 @@ def watch(writer: Writer) -> None:
         Finalize(None, _stop_writers, exitpriority=0)
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    writers = list(_state.writers)
+    _state.held.writers = [w for w in writers if w.hold_still(FORK_WAIT_SECONDS)]
+
+
+def _after_fork_in_parent() -> None:
+    for writer in _state.held.writers:
+        writer.let_go()
+
+
+def _after_fork_in_child() -> None:
     for writer in list(_state.writers):
         _state.inherited.extend(writer.after_fork())
 

@@ -93,7 +93,7 @@ class UserKey(NamedTuple):
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, str, UUID)):
-            raise ValueError(f"a {type(value).__name__} is no primary key")
+            raise ValueError(f"a {type(value).__name__} is no primary key")  # noqa: TRY004
         if isinstance(value, str) and len(value) > _LONGEST_KEY:
             raise ValueError("the text is longer than any primary key")
         try:

@@ -113,6 +113,8 @@ class Writer:
         self._doorbell = Doorbell()
         # Whoever holds it may write: the thread, or a caller when no thread can be started.
         self._right_to_write = threading.Lock()
+        # Held during a turn of the thread, database and receivers included; a fork waits for it.
+        self._turn = threading.Lock()
         self._owner: int | None = None
         self._thread: threading.Thread | None = None
         self._alive = False
@@ -216,6 +218,22 @@ class Writer:
         self._count_flush(written, started)
         self._announce(written.changes)
 
+    def hold_still(self, seconds: float) -> bool:
+        """Keep the thread between two turns, so that the process may fork: a child that is born
+        while the thread is inside a database driver inherits its locks, locked for ever.
+
+        Returns:
+          bool: Whether to ``let_go`` after the fork; False if the turn takes longer than
+            ``seconds``, or if it is the thread itself that forks.
+        """
+        if self._owner == threading.get_ident():
+            return False
+        return self._turn.acquire(timeout=seconds)
+
+    def let_go(self) -> None:
+        """Let the thread go on after a fork, in the parent."""
+        self._turn.release()
+
     def after_fork(self) -> list[object]:
         """Begin anew in a forked child: what was pending is still the parent's.
 
@@ -250,9 +268,12 @@ class Writer:
             self._thread = threading.current_thread()
             self._alive = True
             while not self._may_end():
-                self._sleep(self._step_safely())
+                with self._turn:
+                    pause = self._step_safely()
+                self._sleep(pause)
         finally:
-            self._close_store()
+            with self._turn:
+                self._close_store()
             self._thread = None
             self._owner = None
             self._alive = False
@@ -280,7 +301,7 @@ class Writer:
     def _step_safely(self) -> float | None:
         try:
             return self.step()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
             self._failed(error)
             return self._backoff.delay(self._clock())
 

@@ -69,13 +69,17 @@ class Workers:
 
     def finish(self, queue="default"):
         """Wait until both queues are empty and everything is written."""
+        self.join(queue)
+        assert taskstate.flush(LIMIT_SECONDS)
+
+    def join(self, queue="default"):
+        """Wait until both queues are empty."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while True:
             for name in (queue, dq_name(queue)):
                 join(self.broker.queues[name], deadline)
             if not self.broker.queues[queue].unfinished_tasks:
                 break
-        assert taskstate.flush(LIMIT_SECONDS)
 
 
 def join(queue, deadline):

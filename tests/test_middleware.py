@@ -134,7 +134,7 @@ def test_hooks_never_raise(hook, arguments, broker, monkeypatch, caplog):
 
     call(StateMiddleware(), broker, hook, message, arguments)
 
-    if hook not in {"before_ack"}:  # It knows of no run, and has nothing to do.
+    if hook != "before_ack":  # It knows of no run, and has nothing to do.
         assert "ZeroDivisionError" in caplog.text
 
 

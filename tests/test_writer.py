@@ -562,6 +562,37 @@ def test_a_forked_child_begins_anew(bench):
     assert len(bench.store.committed) == 2
 
 
+def test_a_fork_waits_for_the_end_of_a_turn(threaded):
+    """A child that is born while the thread is inside a database driver inherits its locks."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def write():
+        inside.set()
+        assert leave.wait(LIMIT_SECONDS)
+
+    threaded.store.on_write = write
+    threaded.push(1)
+    assert inside.wait(LIMIT_SECONDS)
+
+    assert not threaded.writer.hold_still(0.01)
+    leave.set()
+    assert threaded.writer.hold_still(LIMIT_SECONDS)
+    threaded.push(2)
+    assert not threaded.writer.flush(0.05)
+    threaded.writer.let_go()
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_a_receiver_may_fork(threaded):
+    """The thread that forks can't wait for itself."""
+    held = []
+    threaded.writer._announce = lambda changes: held.append(threaded.writer.hold_still(0))
+    threaded.push(1)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+    assert held == [False]
+
+
 # SYNCHRONOUS.
 
 

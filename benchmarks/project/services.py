@@ -41,7 +41,7 @@ def broker(url, middleware):
 def use_pymysql():
     """Let PyMySQL stand in for mysqlclient, which needs a compiler to be installed."""
     try:
-        import MySQLdb
+        import MySQLdb  # noqa: F401
     except ImportError:
         import pymysql
 

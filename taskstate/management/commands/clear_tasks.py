@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
-from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -13,6 +13,9 @@ from taskstate.models import Task
 from taskstate.stores import watermark
 
 BATCH_SIZE = 1000
+
+#: How often a long run shows its progress.
+BATCHES_PER_LINE = 10
 
 #: How long to wait for this process's own pending states, and for other processes' flushes.
 WAIT_SECONDS = 60.0
@@ -68,21 +71,18 @@ class Command(BaseCommand):
     def _delete(self, alias: str) -> int:
         """Delete batch by batch, along the key: rows that come meanwhile can't make it endless."""
         deleted = 0
-        last = UUID(int=0)
-        while True:
-            tasks = Task.objects.using(alias).order_by("pk").filter(pk__gt=last)
-            keys = list(tasks.values_list("pk", flat=True)[:BATCH_SIZE])
+        tasks = Task.objects.using(alias).order_by("pk")
+        rest = tasks
+        for batch in itertools.count(1):
+            keys = list(rest.values_list("pk", flat=True)[:BATCH_SIZE])
             if not keys:
-                return deleted
-            last = keys[-1]
+                break
             # The range rather than the keys: SQLite limits how many parameters there may be.
-            rows = Task.objects.using(alias).filter(pk__gte=keys[0], pk__lte=last)
-            deleted += rows.delete()[0]
-            if self._is_long(deleted):
+            deleted += tasks.filter(pk__gte=keys[0], pk__lte=keys[-1]).delete()[0]
+            rest = tasks.filter(pk__gt=keys[-1])
+            if batch % BATCHES_PER_LINE == 0:
                 self.stdout.write(f"{deleted:,} deleted so far ...")
-
-    def _is_long(self, deleted: int) -> bool:
-        return deleted > 0 and deleted % (10 * BATCH_SIZE) == 0
+        return deleted
 
 
 def _tasks(count: int) -> str:

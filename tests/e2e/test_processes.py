@@ -1,0 +1,325 @@
+"""Several processes: at once, forked, ending at once, under gevent, with rundramatiq."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import close_old_connections, connections, transaction
+
+import taskstate
+from taskstate.middleware import StateMiddleware
+from taskstate.models import Task
+from tests import servers
+from tests.conftest import LIMIT_SECONDS, need, use_database
+from tests.factories import make_id, make_transition
+from tests.processes import ROOT, SecondProcess, environment, run_script
+
+SETUP = """
+import django
+django.setup()
+import logging
+logging.basicConfig()
+import os, sys, taskstate
+from benchmarks.project import tasks
+"""
+
+
+def statuses():
+    return sorted((task.description, task.status) for task in Task.objects.all())
+
+
+def test_two_processes_write_the_same_messages(server_database):
+    """At the same time, in different orders: no deadlock escapes, no row goes back."""
+    size = 60
+    ranks = {}
+    ended = threading.Event()
+
+    def merge(process, seed):
+        assert process.order("merge", rounds=40, size=size, seed=seed) == "merged"
+
+    with SecondProcess(server_database) as one, SecondProcess(server_database) as two:
+        mergers = [
+            threading.Thread(target=merge, args=[process, seed])
+            for seed, process in enumerate([one, two], start=1)
+        ]
+        for merger in mergers:
+            merger.start()
+        while any(merger.is_alive() for merger in mergers):
+            for task in Task.objects.all():
+                assert task.rank >= ranks.get(task.pk, 0), "a row went back"
+                ranks[task.pk] = task.rank
+            ended.wait(0.01)
+        # Each had to answer that it got to its end.
+        for process in (one, two):
+            assert process.order("pending") == 0
+
+    assert Task.objects.count() == size
+    # The later of both last facts: the second process's clock is 2 ms ahead, hop 4.
+    assert set(Task.objects.values_list("status", "attempt")) == {("done", 2)}
+
+
+def test_a_script_that_ends_right_after_sending(database):
+    """The last flush happens at exit."""
+    run_script(SETUP + "tasks.succeed.send(for_state={'description': 'script'})", database)
+
+    assert statuses() == [("script", "enqueued")]
+
+
+def test_a_script_that_ends_with_an_exception(sqlite):
+    """What was tracked before it is written all the same."""
+    code = SETUP + "tasks.succeed.send(for_state={'description': 'script'})\nsys.exit(3)"
+    with pytest.raises(AssertionError):
+        run_script(code, sqlite)
+
+    assert statuses() == [("script", "enqueued")]
+
+
+def test_an_exit_in_an_outage_is_bounded(sqlite):
+    """It takes SHUTDOWN_TIMEOUT, not for ever, and says what is lost."""
+    code = SETUP + "tasks.succeed.send(for_state={})"
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(
+            sqlite,
+            DATABASE="sqlite:////nowhere/x.sqlite3",
+            DEMO_TASKSTATE='{"SHUTDOWN_TIMEOUT": 0.3}',
+        ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+
+    assert process.returncode == 0
+    assert "1 tasks could not be written within" in process.stderr
+    assert "unable to open database file" in process.stderr
+
+
+FORK = (
+    SETUP
+    + """
+tasks.succeed.send(for_state={'description': 'before'})
+assert taskstate.flush(30)
+tasks.succeed.send(for_state={'description': 'parent'})
+pid = os.fork()
+if pid == 0:
+    assert taskstate.stats().transitions == 0
+    assert taskstate.flush(0)
+    tasks.succeed.send(for_state={'description': 'child'})
+    assert taskstate.flush(30)
+    assert taskstate.stats().rows_written == 1
+    {end}
+_, status = os.waitpid(pid, 0)
+assert status == 0, status
+tasks.succeed.send(for_state={'description': 'after'})
+assert taskstate.flush(30)
+assert taskstate.stats().failures == 0, taskstate.stats()
+assert taskstate.stats().rows_written == 3
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "end", ["os._exit(0)", "sys.exit(0)", "import gc; gc.collect(); sys.exit(0)"]
+)
+def test_fork(end, database):
+    """A child starts its own thread, drops what it inherited, and doesn't end the parent's
+    connection when it ends."""
+    run_script(FORK.replace("{end}", end), database)
+
+    assert statuses() == [
+        ("after", "enqueued"),
+        ("before", "enqueued"),
+        ("child", "enqueued"),
+        ("parent", "enqueued"),
+    ]
+
+
+MULTIPROCESSING = (
+    SETUP
+    + """
+import multiprocessing
+
+def work(number):
+    tasks.succeed.send(for_state={'description': f'child {number}'})
+
+tasks.succeed.send(for_state={'description': 'parent'})
+context = multiprocessing.get_context('fork')
+children = [context.Process(target=work, args=[number]) for number in range(3)]
+for child in children:
+    child.start()
+for child in children:
+    child.join(60)
+    assert child.exitcode == 0
+"""
+)
+
+
+def test_multiprocessing(database):
+    """A child flushes at its exit, where atexit's handlers don't run before Python 3.13."""
+    run_script(MULTIPROCESSING, database)
+
+    assert statuses() == [(f"child {n}", "enqueued") for n in range(3)] + [("parent", "enqueued")]
+
+
+def test_a_user_of_a_transaction_that_is_open_or_rolled_back(database):
+    """Tracking neither waits for it for ever nor fails by it."""
+    state = StateMiddleware()
+    User = get_user_model()  # noqa: N806
+    pks = []
+    for number, rolled_back in enumerate([False, True], start=1):
+        with transaction.atomic(using=database):
+            user = User.objects.using(database).create(username=f"user {number}")
+            pks.append(user.pk)
+            state._writer.push(make_transition(message_id=make_id(number), user_pk=user.pk))
+            if database != "default":  # SQLite has one writer at a time.
+                assert taskstate.flush(LIMIT_SECONDS)
+                assert Task.objects.get(pk=make_id(number)).user_id == user.pk
+            transaction.set_rollback(rolled_back, using=database)
+        assert taskstate.flush(LIMIT_SECONDS)
+
+    assert [task.user_id for task in Task.objects.order_by("pk")] == pks
+    assert Task.objects.get(pk=make_id(1)).user.username == "user 1"
+    with pytest.raises(User.DoesNotExist):
+        Task.objects.get(pk=make_id(2)).user  # noqa: B018
+
+
+class Rundramatiq:
+    """Real workers: ``manage.py rundramatiq``, stopped with SIGTERM."""
+
+    def __init__(self, env, *options):
+        self.log = (servers.FOLDER / "workers.log").open("a+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "django", "rundramatiq", *options],
+            env=env,
+            cwd=ROOT,
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
+        self.log.close()
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            assert self.process.wait(LIMIT_SECONDS * 2) == 0
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+SEND = (
+    SETUP
+    + """
+for number in range({succeed}):
+    tasks.succeed.send(for_state={'description': f'succeed {number}'})
+for number in range({fail_once}):
+    tasks.fail_once.send(1, for_state={'description': f'fail_once {number}'})
+for number in range({fail_for_good}):
+    tasks.fail_for_good.send(for_state={'description': f'fail_for_good {number}'})
+"""
+)
+
+
+def send(env, alias, **numbers):
+    code = SEND
+    for name in ("succeed", "fail_once", "fail_for_good"):
+        code = code.replace("{%s}" % name, str(numbers.get(name, 0)))  # noqa: UP031
+    run_script(code, alias, **{key: env[key] for key in ("BROKER", "DEMO_QUEUE")})
+
+
+def wait_until(condition, limit=LIMIT_SECONDS * 4):
+    """Look into the table until it is so; other processes can't set an Event here."""
+    deadline = time.monotonic() + limit
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"not after {limit} seconds: {counts()}"
+        pause.wait(0.05)
+        close_old_connections()
+
+
+def counts():
+    found = {}
+    for status in Task.objects.values_list("status", flat=True):
+        found[status] = found.get(status, 0) + 1
+    return found
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def queue_env(request):
+    """The environment for a real broker, with a queue of this test's own."""
+    need(request.param)
+    queue = f"taskstate-tests-{uuid.uuid4().hex[:8]}"
+    yield {"BROKER": servers.url(request.param), "DEMO_QUEUE": queue}
+    if request.param == "redis":
+        import redis
+
+        client = redis.Redis.from_url(servers.url("redis"))
+        for key in client.scan_iter(f"dramatiq:{queue}*"):
+            client.delete(key)
+        client.close()
+    else:
+        import pika
+
+        with pika.BlockingConnection(pika.URLParameters(servers.url("rabbitmq"))) as connection:
+            for name in (queue, f"{queue}.DQ", f"{queue}.XQ"):
+                connection.channel().queue_delete(name)
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def worker_database(request, settings, django_db_setup, django_db_blocker):
+    with use_database(request.param, settings, django_db_blocker) as alias:
+        yield alias
+
+
+def test_sigterm_in_mid_work(queue_env, worker_database):
+    """2 processes of 4 threads, 2,000 messages, stopped and started again: every row is final
+    and right."""
+    env = environment(worker_database, **queue_env)
+    numbers = {"succeed": 1700, "fail_once": 200, "fail_for_good": 100}
+    send(env, worker_database, **numbers)
+    assert counts() == {"enqueued": 2000}
+
+    options = ["--processes", "2", "--threads", "4"]
+    with Rundramatiq(env, *options):
+        wait_until(lambda: Task.objects.finished().count() > 300)
+    stopped_at = counts()
+    assert sum(stopped_at.values()) == 2000
+    assert stopped_at["done"] < 1900, "it was too late to stop it in mid-work"
+    with Rundramatiq(env, *options):
+        wait_until(lambda: Task.objects.finished().count() == 2000)
+
+    for task in Task.objects.all():
+        kind = task.description.split()[0]
+        expected = {"succeed": "done", "fail_once": "done", "fail_for_good": "failed"}[kind]
+        # Interrupted by the shutdown, a run is retried: one attempt more than planned.
+        fewest = 1 if kind == "fail_once" else 0
+        assert task.status == expected, task
+        assert task.attempt >= fewest
+        assert task.queue_name == queue_env["DEMO_QUEUE"]
+        assert task.enqueued_at <= task.started_at <= task.finished_at == task.updated_at
+
+
+def test_gevent_workers(queue_env, worker_database):
+    """``rundramatiq --use-gevent``: the same rows."""
+    assert importlib.util.find_spec("gevent"), "gevent belongs to what the tests need"
+    env = environment(worker_database, **queue_env)
+    send(env, worker_database, succeed=200, fail_once=20, fail_for_good=10)
+    with Rundramatiq(env, "--use-gevent", "--processes", "1", "--threads", "20"):
+        wait_until(lambda: Task.objects.finished().count() == 230)
+
+    assert counts() == {"done": 220, "failed": 10}
+    assert connections[worker_database] is not None

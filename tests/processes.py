@@ -1,0 +1,84 @@
+"""Other processes, real ones: a script that runs to its end, or one that takes orders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import servers
+from tests.conftest import LIMIT_SECONDS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def environment(alias, **more):
+    """Return the environment of a process of the demo project, on the tests' tables."""
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "benchmarks.project.settings",
+        "DATABASE": servers.database_url(alias),
+        "BROKER": "stub://",
+        "DEMO_VAR": str(servers.FOLDER),
+        "PYTHONPATH": str(ROOT),
+        **more,
+    }
+
+
+def run_script(code, alias, **more):
+    """Run a script to its end; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(alias, **more),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS * 2,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+class SecondProcess:
+    """A live process that tracks messages by order, one JSON line each; see ``second.py``.
+
+    Parameters:
+      alias(str): The database of the tests that it writes to.
+      clock(float): How many seconds its clock is ahead.
+    """
+
+    def __init__(self, alias, clock=0.0):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.second", str(clock)],
+            env=environment(alias),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self):
+        assert self.read() == "ready"
+        return self
+
+    def __exit__(self, *error):
+        self.process.stdin.close()
+        try:
+            self.process.wait(LIMIT_SECONDS)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+
+    def order(self, name, **arguments):
+        """Give an order, and return the answer."""
+        self.process.stdin.write(json.dumps([name, arguments]) + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        assert line, "the second process ended"
+        return json.loads(line)

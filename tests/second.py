@@ -1,0 +1,155 @@
+"""The second process of ``SecondProcess``: tracks messages as it is ordered to.
+
+Orders and answers are lines of JSON on standard input and output.
+"""
+
+import json
+import sys
+import threading
+import time
+
+import django
+
+offset = float(sys.argv[1])
+real_time = time.time
+time.time = lambda: real_time() + offset
+
+django.setup()
+
+import dramatiq  # noqa: E402
+from django.db.backends.signals import connection_created  # noqa: E402
+from django.dispatch import receiver  # noqa: E402
+from dramatiq.broker import MessageProxy  # noqa: E402
+
+import taskstate  # noqa: E402
+from taskstate.middleware import StateMiddleware  # noqa: E402
+from taskstate.pacing import BURST  # noqa: E402
+from taskstate.signals import task_changed  # noqa: E402
+
+#: An interval that never ends during a test: after the burst, what is pushed stays pending.
+state = StateMiddleware(flush_interval=3600)
+broker = dramatiq.get_broker()
+proxies = {}
+written = threading.Event()
+hold = threading.Event()
+held = threading.Event()
+release = threading.Event()
+
+
+def hold_flush(execute, sql, params, many, context):
+    """Hold a flush in the middle, when its rows are inserted and not committed."""
+    result = execute(sql, params, many, context)
+    if hold.is_set() and sql.startswith("INSERT") and "taskstate_task" in sql:
+        hold.clear()
+        held.set()
+        release.wait(60)
+    return result
+
+
+@receiver(connection_created)
+def watch(connection, **kwargs):
+    if hold_flush not in connection.execute_wrappers:
+        connection.execute_wrappers.append(hold_flush)
+
+
+@receiver(task_changed, sender=StateMiddleware)
+def note(**kwargs):
+    written.set()
+
+
+def make(message_id):
+    return dramatiq.Message(
+        queue_name="default",
+        actor_name="act",
+        args=(),
+        kwargs={"for_state": {}},
+        options={"taskstate_hop": 1},
+        message_id=message_id,
+    )
+
+
+class Orders:
+    def enqueued(self, ids):
+        for message_id in ids:
+            state.after_enqueue(broker, make(message_id), None)
+
+    def running(self, ids):
+        for message_id in ids:
+            proxies[message_id] = MessageProxy(make(message_id))
+            state.before_process_message(broker, proxies[message_id])
+
+    def done(self, ids):
+        for message_id in ids:
+            state.after_process_message(broker, proxies[message_id], result=None)
+            state.before_ack(broker, proxies[message_id])
+
+    def spend_burst(self, ids):
+        """Use up what a quiet time writes at once: later pushes stay pending."""
+        assert len(ids) == BURST
+        for message_id in ids:
+            written.clear()
+            self.enqueued([message_id])
+            assert written.wait(30)
+
+    def pending(self):
+        return taskstate.stats().pending
+
+    def flush(self):
+        return taskstate.flush(30)
+
+    def hold_next_flush(self, ids):
+        """Begin to flush, and stop in the middle of the transaction."""
+        hold.set()
+        self.enqueued(ids)
+        threading.Thread(target=taskstate.flush, args=[60], daemon=True).start()
+        return held.wait(30)
+
+    def release(self):
+        release.set()
+        return taskstate.flush(30)
+
+    def merge(self, rounds, size, seed):
+        """Write the same messages in many batches, in an order of one's own."""
+        import random
+
+        from taskstate.stores.orm import OrmStore
+        from taskstate.transitions import Status
+        from tests.factories import START, make_entry, make_id, make_transition
+
+        choice = random.Random(seed)
+        store = OrmStore()
+        for number in range(rounds):
+            ids = list(range(size))
+            choice.shuffle(ids)
+            store.write(
+                [
+                    make_entry(
+                        make_transition(
+                            choice.choice(list(Status)),
+                            hop=choice.randint(1, 3),
+                            at=START + number,
+                            message_id=make_id(n),
+                            attempt=seed,
+                        )
+                    )
+                    for n in ids[: choice.randint(1, size)]
+                ]
+            )
+        last = [
+            make_entry(
+                make_transition(
+                    Status.DONE, 4, START + n + seed, message_id=make_id(n), attempt=seed
+                )
+            )
+            for n in range(size)
+        ]
+        choice.shuffle(last)
+        store.write(last)
+        store.close()
+        return "merged"
+
+
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    name, arguments = json.loads(line)
+    print(json.dumps(getattr(Orders(), name)(**arguments)), flush=True)

@@ -1,0 +1,196 @@
+"""``clear_tasks``: final, whatever other processes hold and whatever their clocks say."""
+
+import io
+import threading
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections
+
+import taskstate
+from taskstate.middleware import StateMiddleware
+from taskstate.models import Task
+from taskstate.pacing import BURST
+from taskstate.stores import watermark
+from taskstate.stores.orm import OrmStore
+from taskstate.transitions import Status
+from tests.conftest import LIMIT_SECONDS
+from tests.factories import make_entry, make_id, make_transition
+from tests.processes import SecondProcess
+
+HOUR = 3600.0
+
+
+def clear(**options):
+    out = io.StringIO()
+    call_command("clear_tasks", stdout=out, **options)
+    return out.getvalue()
+
+
+def statuses():
+    return {task.message_id.int: task.status for task in Task.objects.all()}
+
+
+def write(numbers, status=Status.ENQUEUED):
+    OrmStore().write([make_entry(make_transition(status, message_id=make_id(n))) for n in numbers])
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """Answer the question, and keep it."""
+    asked = []
+
+    def prepare(text):
+        def answer(question):
+            asked.append(question)
+            if text is None:
+                raise EOFError
+            return text
+
+        monkeypatch.setattr("builtins.input", answer)
+        return asked
+
+    return prepare
+
+
+def test_it_deletes_every_task_in_batches(database):
+    """Whatever its status, and says how many."""
+    write(range(2300))
+    write(range(3), Status.RUNNING)
+    write(range(5, 9), Status.FAILED)
+
+    assert "Deleted 2,300 tasks." in clear(yes=True)
+    assert Task.objects.count() == 0
+    assert "Deleted 0 tasks." in clear(yes=True)
+
+
+@pytest.mark.parametrize("text", ["y", "yes", " Y ", "YES"])
+def test_it_asks_first(text, sqlite, answer):
+    """With the number of tasks and the database's name."""
+    asked = answer(text)
+    write([1])
+
+    assert "Deleted 1 task." in clear()
+    assert asked == ["Delete 1 task from the database 'default'? [y/N] "]
+
+
+@pytest.mark.parametrize("text", ["n", "", "no", "yeah", None])
+def test_without_a_yes_nothing_is_deleted(text, sqlite, answer):
+    """The exit status is 1, and nothing is cleared for other processes either."""
+    answer(text)
+    write([1])
+
+    with pytest.raises(CommandError, match="Nothing was deleted") as caught:
+        clear()
+
+    assert getattr(caught.value, "returncode", 1) == 1
+    write([2])
+    assert statuses() == {1: "enqueued", 2: "enqueued"}
+
+
+@pytest.mark.parametrize("option", ["--yes", "--noinput"])
+def test_the_question_can_be_skipped(option, sqlite, answer):
+    """For scripts."""
+    asked = answer("n")
+    write([1])
+    call_command("clear_tasks", option, stdout=io.StringIO())
+
+    assert asked == []
+    assert statuses() == {}
+
+
+def test_this_processs_pending_is_flushed_first(database):
+    """What was tracked here before is gone with the rest, and counted."""
+    state = StateMiddleware(flush_interval=HOUR)
+    for number in range(BURST + 5):
+        state._writer.push(make_transition(message_id=make_id(number)))
+
+    assert f"Deleted {BURST + 5} tasks." in clear(yes=True)
+    assert taskstate.flush(LIMIT_SECONDS)
+    assert statuses() == {}
+
+
+def test_if_pending_can_not_be_flushed_nothing_is_deleted(sqlite, monkeypatch):
+    """The operator is told why."""
+    monkeypatch.setattr(taskstate, "flush", lambda timeout: False)
+    write([1])
+    with pytest.raises(CommandError, match="Nothing was deleted"):
+        clear(yes=True)
+
+    assert statuses() == {1: "enqueued"}
+
+
+@pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
+def test_what_another_process_still_holds_stays_dead(clock, database):
+    """Its transitions are older than the clear by their age, whatever its clock says; a task
+    that goes on afterwards appears again with its next transition."""
+    burst = [make_id(n) for n in range(BURST)]
+    ids = [make_id(n) for n in range(100, 103)]
+    with SecondProcess(database, clock) as second:
+        second.order("spend_burst", ids=burst)
+        second.order("running", ids=ids)
+        assert second.order("pending") == 3
+        assert set(statuses()) == set(range(BURST))
+
+        assert f"Deleted {BURST} tasks." in clear(yes=True)
+
+        assert second.order("flush")
+        assert second.order("pending") == 0
+        assert statuses() == {}
+
+        second.order("done", ids=ids[:1])
+        assert second.order("flush")
+        assert statuses() == {100: "done"}
+
+
+@pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
+def test_a_flush_in_the_middle_is_waited_out(clock, database):
+    """Its rows go with the others; none comes back after the command has returned."""
+    write([1])
+    cleared = []
+
+    def work():
+        cleared.append(clear(yes=True))
+        connections.close_all()
+
+    with SecondProcess(database, clock) as second:
+        assert second.order("hold_next_flush", ids=[make_id(2)])
+        clearing = threading.Thread(target=work)
+        clearing.start()
+        clearing.join(1.5)
+        assert clearing.is_alive(), "it did not wait for the flush"
+        assert second.order("release")
+        clearing.join(LIMIT_SECONDS)
+        assert not clearing.is_alive()
+
+    assert "Deleted 2 tasks." in cleared[0]
+    assert statuses() == {}
+
+
+def test_a_flush_that_never_ends_is_reported(server_database, monkeypatch):
+    """Nothing is deleted, and the operator is told where to look."""
+    from taskstate.management.commands import clear_tasks
+
+    monkeypatch.setattr(clear_tasks, "WAIT_SECONDS", 0.1)
+    write([1])
+    with SecondProcess(server_database) as second:
+        assert second.order("hold_next_flush", ids=[make_id(2)])
+        with pytest.raises(CommandError, match="find its transaction"):
+            clear(yes=True)
+        assert statuses() == {1: "enqueued"}
+        assert second.order("release")
+
+    assert statuses() == {1: "enqueued", 2: "enqueued"}
+
+
+def test_only_what_is_older_than_the_clear_is_dropped(database):
+    """By its age when it is written: a store with a clock of its own shows where the line is."""
+    assert watermark.close(database, timeout=LIMIT_SECONDS)
+    store = OrmStore(clock=lambda: 1000.0)
+    old = make_entry(make_transition(message_id=make_id(1), happened_at=1000.0 - HOUR))
+    new = make_entry(make_transition(message_id=make_id(2), happened_at=1000.0 + HOUR))
+
+    written = store.write([old, new])
+
+    assert statuses() == {2: "enqueued"}
+    assert (len(written.changes), written.unchanged) == (1, 1)
