@@ -172,7 +172,7 @@ def test_multiprocessing(database):
 def test_a_user_of_a_transaction_that_is_open_or_rolled_back(database):
     """Tracking neither waits for it for ever nor fails by it."""
     state = StateMiddleware()
-    User = get_user_model()  # noqa: N806
+    User = get_user_model()
     pks = []
     for number, rolled_back in enumerate([False, True], start=1):
         with transaction.atomic(using=database):
