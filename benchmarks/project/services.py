@@ -25,15 +25,16 @@ def database(url):
     return config
 
 
-def broker(url, middleware):
-    """Return ``DRAMATIQ_BROKER`` for ``url``: stub, redis or amqp (also spelled rabbitmq)."""
+def broker(url, middleware, options):
+    """Return ``DRAMATIQ_BROKER`` for ``url``: stub, redis or amqp (also spelled rabbitmq), with
+    more ``options`` for the broker's class."""
     url = url.replace("rabbitmq://", "amqp://", 1)
     scheme = urlsplit(url).scheme
     if scheme not in BROKERS:
         raise SystemExit(f"BROKER={url}: it starts with one of {', '.join(BROKERS)}.")
     return {
         "BROKER": BROKERS[scheme],
-        "OPTIONS": {} if scheme == "stub" else {"url": url},
+        "OPTIONS": options if scheme == "stub" else {"url": url, **options},
         "MIDDLEWARE": middleware,
     }
 

@@ -38,5 +38,6 @@ DRAMATIQ_BROKER = services.broker(
         "dramatiq.middleware.Retries",
         os.environ.get("DEMO_MIDDLEWARE", "taskstate.middleware.StateMiddleware"),
     ],
+    json.loads(os.environ.get("DEMO_BROKER_OPTIONS", "{}")),
 )
 TASKSTATE = json.loads(os.environ.get("DEMO_TASKSTATE", "{}"))

@@ -1,0 +1,97 @@
+"""What a database's error means: bad data, a conflict, a lock, or an outage.
+
+The contract tests meet the errors that real servers raise; here are the codes that are hard to
+provoke, as each driver carries them.
+"""
+
+import pytest
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+
+from taskstate.stores.errors import is_bad_data, is_conflict, is_lock_timeout
+
+
+def postgres(code, attribute="sqlstate", wrapper=OperationalError):
+    """An error as psycopg 3 (``sqlstate``) or psycopg2 (``pgcode``) makes Django raise it."""
+    cause = Exception("server says")
+    setattr(cause, attribute, code)
+    error = wrapper("server says")
+    error.__cause__ = cause
+    return error
+
+
+def mysql(code, wrapper=OperationalError):
+    """An error as mysqlclient and PyMySQL make Django raise it."""
+    return wrapper(code, "server says")
+
+
+def caused_by(cause):
+    error = OperationalError("driver says")
+    error.__cause__ = cause
+    return error
+
+
+BAD = [
+    postgres("22001", wrapper=DataError),
+    postgres("22021", "pgcode", wrapper=DataError),
+    postgres("23505", wrapper=IntegrityError),
+    postgres("P0001", wrapper=ProgrammingError),
+    mysql(1406, wrapper=DataError),
+    mysql(1644),
+    mysql(4025, wrapper=IntegrityError),
+    IntegrityError("CHECK constraint failed"),
+    OverflowError("Python int too large to convert to SQLite INTEGER"),
+    UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    caused_by(OverflowError()),
+]
+OUTAGES = [
+    postgres("42P01", wrapper=ProgrammingError),  # no such table
+    postgres("42703", wrapper=ProgrammingError),  # no such column
+    postgres("25006"),  # a read-only server
+    postgres("57P01"),  # shutting down
+    postgres("53300"),  # too many connections
+    postgres(None),
+    mysql(2006),
+    mysql(2013),
+    mysql(1146, wrapper=ProgrammingError),  # no such table
+    mysql(1290),  # a read-only server
+    OperationalError("no such table: taskstate_task"),
+    OperationalError("disk I/O error"),
+    InterfaceError("connection already closed"),
+    ConnectionRefusedError(),
+    ValueError("a bug of ours"),
+    TypeError("a bug of ours"),
+]
+
+
+@pytest.mark.parametrize("error", BAD, ids=repr)
+def test_bad_data(error):
+    """A row is to blame: the writer looks for it."""
+    assert is_bad_data(error)
+    assert not is_conflict(error)
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=repr)
+def test_outages(error):
+    """No row is to blame: everything is kept, and tried again."""
+    assert not is_bad_data(error)
+    assert not is_conflict(error)
+    assert not is_lock_timeout(error)
+
+
+@pytest.mark.parametrize(
+    "error", [postgres("40001"), postgres("40P01", "pgcode"), mysql(1213), mysql(1062)], ids=repr
+)
+def test_conflicts(error):
+    """Another writer was in the way: worth a try at once."""
+    assert is_conflict(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [postgres("55P03"), mysql(1205), OperationalError("database is locked"), postgres("40P01")],
+    ids=repr,
+)
+def test_lock_timeouts(error):
+    """A clear waits for what holds the lock; a flush has waited enough."""
+    assert is_lock_timeout(error)
+    assert not is_bad_data(error)

@@ -1,0 +1,80 @@
+"""The public functions, over all writers of the process."""
+
+import dataclasses
+
+import pytest
+
+import taskstate
+from taskstate import process
+from taskstate.middleware import StateMiddleware
+from tests.conftest import LIMIT_SECONDS
+from tests.factories import make_id, make_transition
+
+
+def test_the_public_names():
+    """As the README has them."""
+    assert sorted(taskstate.__all__) == ["Stats", "__version__", "flush", "stats"]
+    assert taskstate.__version__ == "0.1.0"
+
+
+def test_flush_and_stats_cover_every_writer(sqlite):
+    """A process may have more than one broker."""
+    before = taskstate.stats()
+    states = [StateMiddleware() for _ in range(2)]
+    for number, state in enumerate(states):
+        state._writer.push(make_transition(message_id=make_id(number)))
+
+    assert taskstate.flush(LIMIT_SECONDS)
+    stats = taskstate.stats()
+    assert stats.rows_written - before.rows_written == 2
+    assert stats.pending == 0
+    assert stats.last_flush_seconds > 0
+
+
+def test_stats_are_frozen():
+    """A picture of a moment."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        taskstate.stats().pending = 1
+
+
+def test_every_statistic_is_summed():
+    """None is forgotten when one is added."""
+    names = [field.name for field in dataclasses.fields(taskstate.Stats)]
+    one = taskstate.Stats(
+        **dict.fromkeys(names[:-2], 1), last_error="a", last_flush_seconds=1.0
+    )
+
+    total = process._sum(one, one)
+
+    assert dataclasses.astuple(total) == (*[2] * (len(names) - 2), "a", 1.0)
+    assert process._sum(one, taskstate.Stats()) == one
+    assert process._sum(taskstate.Stats(), one) == one
+
+
+def test_flush_gives_all_writers_one_limit(sqlite, monkeypatch):
+    """A timeout is for the call, not for each."""
+    limits = []
+    monkeypatch.setattr(
+        process.Writer, "flush", lambda writer, timeout: limits.append(timeout) or False
+    )
+    states = [StateMiddleware() for _ in range(2)]
+    for state in states:
+        process.watch(state._writer)
+
+    assert not taskstate.flush(5)
+    assert len(limits) >= 2
+    assert all(limit <= 5 for limit in limits)
+    monkeypatch.undo()
+    process._state.writers.clear()
+
+
+def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
+    """The other writers get theirs."""
+    states = [StateMiddleware() for _ in range(2)]
+    for state in states:
+        process.watch(state._writer)
+    monkeypatch.setattr(process.Writer, "stop", lambda writer, timeout: 1 / 0)
+    process._stop_writers()
+    process._state.writers.clear()
+
+    assert caplog.text.count("ZeroDivisionError") == 2
