@@ -13,7 +13,6 @@ import time
 from typing import Any, Callable, NamedTuple, Sequence, TypeVar
 
 import dramatiq
-from django import VERSION
 from django.apps import apps
 from dramatiq.broker import MessageProxy
 from dramatiq.common import q_name
@@ -401,18 +400,8 @@ def _open_store() -> Store:
 
 
 def _announce(changes: Sequence[Change]) -> None:
-    """Send ``task_changed`` for each row that changed."""
+    """Send ``task_changed`` for each row that changed.  Django logs a receiver that raises."""
     if not task_changed.has_listeners(StateMiddleware):
         return
     for task, entry in changes:
-        answers: list[Any] = task_changed.send_robust(
-            sender=StateMiddleware, task=task, transitions=entry.statuses
-        )
-        for receiver, answer in answers:
-            # From 4.2 on Django logs it, too.
-            if isinstance(answer, Exception) and VERSION < (4, 2):
-                logger.error(
-                    "A receiver of task_changed failed: %r. All others were called.",
-                    receiver,
-                    exc_info=answer,
-                )
+        task_changed.send_robust(sender=StateMiddleware, task=task, transitions=entry.statuses)

@@ -40,9 +40,7 @@ def test_stats_are_frozen():
 def test_every_statistic_is_summed():
     """None is forgotten when one is added."""
     names = [field.name for field in dataclasses.fields(taskstate.Stats)]
-    one = taskstate.Stats(
-        **dict.fromkeys(names[:-2], 1), last_error="a", last_flush_seconds=1.0
-    )
+    one = taskstate.Stats(**dict.fromkeys(names[:-2], 1), last_error="a", last_flush_seconds=1.0)
 
     total = process._sum(one, one)
 
