@@ -47,11 +47,10 @@ class Entry:
         self.winner = newest(self.winner, transition)
         self._remember([transition.rank])
 
-    def merge(self, other: Entry) -> None:
-        """Merge another entry for the same message."""
-        self.winner = newest(self.winner, other.winner)
-        self._remember(other.history)
-        self.uncertain = self.uncertain or other.uncertain
+    def merge(self, newer: Entry) -> None:
+        """Merge what came for the same message while this entry was being written."""
+        self.winner = newest(self.winner, newer.winner)
+        self._remember(newer.history)
 
     def _remember(self, ranks: Iterable[int]) -> None:
         for rank in ranks:

@@ -490,6 +490,24 @@ def test_a_stop_in_an_outage_is_bounded_and_says_what_is_lost(threaded, caplog):
     assert threaded.writer.flush(LIMIT_SECONDS)
 
 
+def test_a_push_to_a_thread_that_is_just_ending_is_written(threaded):
+    """It saw the thread alive and relied on it: a new one takes over, without being asked."""
+    written = threading.Event()
+    threaded.push(1)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+    close = threaded.store.close
+
+    def push_and_close():
+        threaded.writer._announce = lambda changes: written.set()
+        threaded.push(2)
+        threaded.store.close = close
+
+    threaded.store.close = push_and_close
+    assert threaded.writer.stop(LIMIT_SECONDS)
+
+    assert written.wait(LIMIT_SECONDS)
+
+
 def test_pushes_and_stops_at_the_same_time_lose_nothing(threaded):
     """A push that relies on a thread which is just ending is written all the same."""
     total = 300
