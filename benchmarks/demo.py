@@ -24,7 +24,6 @@ from rich.progress import track
 from rich.table import Table
 
 STATUSES = ("enqueued", "delayed", "running", "done", "failed", "skipped")
-FINISHED = STATUSES[3:]
 TRACKED = {"succeed": 1200, "delayed": 300, "fail_once": 250, "fail_for_good": 150, "skip": 100}
 UNTRACKED = 500
 EXPECTED = {"done": 1750, "failed": 150, "skipped": 100}

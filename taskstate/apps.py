@@ -19,7 +19,6 @@ class TaskstateConfig(AppConfig):
 
     name = "taskstate"
     verbose_name = "Tasks"
-    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         """Register the system checks, and import all that the writer's thread will need.

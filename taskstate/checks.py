@@ -57,22 +57,9 @@ def _is_ours(entry: object) -> bool:
 
 
 def _check_options() -> list[CheckMessage]:
-    raw = getattr(settings, "TASKSTATE", {})
-    if not isinstance(raw, dict):
-        return [
-            Error(
-                f"TASKSTATE is {raw!r}, which is not a dictionary.",
-                hint=f"Make it a dictionary; its keys are {', '.join(conf.DEFAULTS)}.",
-                id="taskstate.E006",
-            )
-        ]
     return [
-        Error(
-            f"TASKSTATE: {problem.message}",
-            hint=problem.hint,
-            id="taskstate.E003" if problem.unknown else "taskstate.E004",
-        )
-        for problem in conf.find_problems(raw)
+        Error(f"TASKSTATE: {problem.message}", hint=problem.hint, id=f"taskstate.{problem.code}")
+        for problem in conf.find_problems(conf.raw_settings())
     ]
 
 

@@ -1,7 +1,7 @@
-"""The settings: their names, ranges and defaults, read live.  Nothing else reads settings.
+"""The ``TASKSTATE`` setting: its keys, ranges and defaults, read live.  Nothing else reads it.
 
-A bad value never stops a worker: the default takes its place, and the error is logged once
-(``manage.py check`` reports it too).  Given to ``StateMiddleware`` as an argument, it raises.
+The system checks refuse a bad value.  A process that runs no checks logs it once, and takes the
+default.  Given to ``StateMiddleware`` as an argument, it raises.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-import math
-from typing import Any, Mapping, Union
+from typing import Any, Union
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -24,9 +23,9 @@ Value = Union[bool, int, float]
 class Config:
     """The values in force.  Each field is a key of ``TASKSTATE`` in lower case."""
 
-    #: Under load, at most one flush per so many seconds in a process.
+    #: Under load, a process flushes at most once in this many seconds.
     flush_interval: float = 0.5
-    #: How many rows one statement writes at most; so many pending don't wait for the interval.
+    #: Rows in a batch at most; as soon as this many wait, they don't wait for the interval.
     max_batch_size: int = 1000
     #: How many messages a process keeps through an outage.
     max_pending: int = 100_000
@@ -43,7 +42,8 @@ class Problem:
     key: str
     message: str
     hint: str
-    unknown: bool = False
+    #: The last part of the id of its system check.
+    code: str = "E004"
 
 
 #: Key to (smallest, greatest, unit).
@@ -77,7 +77,7 @@ def find_problem(key: str, value: object) -> Problem | None:
     )
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return Problem(key, f"{key} is {value!r}, which is not {kind}.", cure)
-    if not math.isfinite(value) or not smallest <= value <= greatest:
+    if not smallest <= value <= greatest:
         return Problem(key, f"{key} is {value!r}, which is out of range.", cure)
     return None
 
@@ -85,11 +85,14 @@ def find_problem(key: str, value: object) -> Problem | None:
 def _unknown(key: str) -> Problem:
     nearest = difflib.get_close_matches(str(key).upper(), DEFAULTS, n=1, cutoff=0)[0]
     cure = f"Did you mean {nearest!r}? The keys are {', '.join(DEFAULTS)}."
-    return Problem(str(key), f"{key!r} is no key of TASKSTATE.", cure, unknown=True)
+    return Problem(str(key), f"{key!r} is no key of TASKSTATE.", cure, code="E003")
 
 
-def find_problems(raw: Mapping[Any, object]) -> list[Problem]:
-    """Return what is wrong with a ``TASKSTATE`` dictionary."""
+def find_problems(raw: object) -> list[Problem]:
+    """Return what is wrong with the value of ``TASKSTATE``."""
+    if not isinstance(raw, dict):
+        cure = f"Make it a dictionary; its keys are {', '.join(DEFAULTS)}."
+        return [Problem("TASKSTATE", f"it is {raw!r}, which is not a dictionary.", cure, "E006")]
     found = (find_problem(key, value) for key, value in raw.items())
     return [problem for problem in found if problem is not None]
 
@@ -110,7 +113,7 @@ class Options:
                     f"StateMiddleware({name}={value!r}): {problem.message} {problem.hint}"
                 )
         self._overrides: dict[str, Any] = given
-        self._seen: dict[Any, object] | None = None
+        self._seen: object = None
         self._config = Config()
 
     def __call__(self) -> Config:
@@ -118,17 +121,13 @@ class Options:
         raw = raw_settings()
         if raw != self._seen:
             self._config = dataclasses.replace(_usable(raw), **self._overrides)
-            self._seen = dict(raw)
+            self._seen = dict(raw) if isinstance(raw, dict) else raw
         return self._config
 
 
-def raw_settings() -> Mapping[Any, object]:
-    """Return the ``TASKSTATE`` dictionary as it stands in the settings."""
-    raw = getattr(settings, "TASKSTATE", {})
-    if isinstance(raw, dict):
-        return raw
-    _report("TASKSTATE", f"TASKSTATE is {raw!r}, which is not a dictionary; defaults are used.")
-    return {}
+def raw_settings() -> object:
+    """Return the value of ``TASKSTATE`` as it stands in the settings."""
+    return getattr(settings, "TASKSTATE", {})
 
 
 def tasks_database() -> str:
@@ -137,18 +136,14 @@ def tasks_database() -> str:
     return alias
 
 
-def _usable(raw: Mapping[Any, object]) -> Config:
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        problem = find_problem(key, value)
-        if problem is None:
-            values[key.lower()] = value
-        else:
-            _report(problem.key, f"TASKSTATE: {problem.message} {problem.hint}")
-    return Config(**values)
-
-
-def _report(key: str, message: str) -> None:
-    if _reported.get(key) != message:
-        _reported[key] = message
-        logger.error("%s", message)
+def _usable(raw: object) -> Config:
+    """Return the good values of ``TASKSTATE``; what is wrong with others is logged, once."""
+    problems = find_problems(raw)
+    for problem in problems:
+        message = f"TASKSTATE: {problem.message} {problem.hint}"
+        if _reported.get(problem.key) != message:
+            _reported[problem.key] = message
+            logger.error("%s", message)
+    bad = {problem.key for problem in problems}
+    values: dict[str, Any] = raw if isinstance(raw, dict) else {}
+    return Config(**{key.lower(): values[key] for key in DEFAULTS if key in values.keys() - bad})

@@ -57,7 +57,7 @@ def now() -> Moment:
     return Moment(int(time.time() * 1000), time.monotonic())
 
 
-class Facts(NamedTuple):
+class MessageFields(NamedTuple):
     """What doesn't change while a message is processed, made fit for the columns."""
 
     message_id: str
@@ -79,7 +79,7 @@ class Run:
         self.attempt = _attempt(message)
         #: When the first run began, by the message's own account or because this is the first.
         self.started_at: int | None = None
-        self.facts: Facts | None = None
+        self.fields: MessageFields | None = None
         #: When its outcome was known; Dramatiq may tell twice, the last time counts.
         self.ended: Moment | None = None
         self.raised = False
@@ -113,7 +113,13 @@ def _for_tracked(hook: Hook) -> Hook:
                     type(for_state).__name__,
                 )
         except Exception:
-            logger.exception("A state of message %s is not tracked.", message)
+            logger.exception(
+                "%s could not track message %s of actor %s; the message itself is processed as "
+                "ever.",
+                hook.__name__,
+                message.message_id,
+                message.actor_name,
+            )
 
     return guarded  # type: ignore[return-value]
 
@@ -158,7 +164,7 @@ class StateMiddleware(dramatiq.Middleware):
             watch=process.watch,
         )
         self._this_thread = _ThisThread()
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     # Enqueueing: in a web process, or in a worker that retries or forwards.
 
@@ -168,7 +174,7 @@ class StateMiddleware(dramatiq.Middleware):
     ) -> None:
         """Count the hop, before the message is encoded."""
         if isinstance(message, MessageProxy):
-            # Its options are about to change, and its run is known by what they were.
+            # A broker may enqueue the proxy itself: take its run's hop before it changes.
             run: Run | None = self._run_of(message)
         else:
             run = self._this_thread.run
@@ -192,7 +198,7 @@ class StateMiddleware(dramatiq.Middleware):
         status = Status.ENQUEUED if delay is None else Status.DELAYED
         self._push(
             status,
-            facts=self._facts(message),
+            fields=self._fields_of(message),
             hop=hop,
             attempt=_attempt(message),
             started_at=_carried_start(message),
@@ -209,7 +215,7 @@ class StateMiddleware(dramatiq.Middleware):
         self._this_thread.run = run
         carried = _carried_start(message)
         run.started_at = moment.time if carried is None else carried
-        run.facts = self._facts(message)
+        run.fields = self._fields_of(message)
         self._push_run(Status.RUNNING, run, moment)
 
     @_for_tracked
@@ -255,7 +261,7 @@ class StateMiddleware(dramatiq.Middleware):
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
         """Write what is pending, for a bounded time."""
         try:
-            self._writer.stop(self._options().shutdown_timeout)
+            self._writer.stop()
         except Exception:
             logger.exception("The last flush of this worker failed.")
 
@@ -274,15 +280,15 @@ class StateMiddleware(dramatiq.Middleware):
         if run.skipped:
             status = Status.SKIPPED
             run.started_at = None
-        if run.facts is None:
-            run.facts = self._facts(message)
+        if run.fields is None:
+            run.fields = self._fields_of(message)
         self._push_run(status, run, run.ended or now())
         run.settled = True
 
     def _push_run(self, status: Status, run: Run, moment: Moment) -> None:
         self._push(
             status,
-            facts=run.facts,
+            fields=run.fields,
             hop=run.hop,
             attempt=run.attempt,
             started_at=run.started_at,
@@ -293,45 +299,46 @@ class StateMiddleware(dramatiq.Middleware):
         self,
         status: Status,
         *,
-        facts: Facts | None,
+        fields: MessageFields | None,
         hop: int,
         attempt: int,
         started_at: int | None,
         moment: Moment,
     ) -> None:
-        if facts is None:
+        if fields is None:
             return
         self._writer.push(
             Transition(
                 rank=pack_rank(status, hop, moment.time),
-                message_id=facts.message_id,
-                actor_name=facts.actor_name,
-                queue_name=facts.queue_name,
+                message_id=fields.message_id,
+                actor_name=fields.actor_name,
+                queue_name=fields.queue_name,
                 attempt=attempt,
-                enqueued_at=facts.enqueued_at,
+                enqueued_at=fields.enqueued_at,
                 started_at=started_at,
-                user_pk=facts.user_pk,
-                description=facts.description,
-                model_name=facts.model_name,
-                app_name=facts.app_name,
+                user_pk=fields.user_pk,
+                description=fields.description,
+                model_name=fields.model_name,
+                app_name=fields.app_name,
                 happened_at=moment.monotonic,
             )
         )
 
-    def _facts(self, message: Any) -> Facts | None:
+    def _fields_of(self, message: Any) -> MessageFields | None:
         """Return what the columns take from ``message``, or None if it can't be tracked."""
         try:
             message_id = values.clean_message_id(message.message_id)
         except ValueError:
             self._warn_once(
                 message,
-                "Messages of actor %s are not tracked: the message id %.100r is no UUID. Leave it "
-                "to Dramatiq to make the ids, or use uuid.uuid4(). This is logged once.",
+                "A message of actor %s is not tracked: its id %.100r is no UUID. Leave it to "
+                "Dramatiq to make the ids, or use uuid.uuid4(). Later ones of this actor are not "
+                "logged.",
                 message.message_id,
             )
             return None
         for_state: dict[str, Any] = message.kwargs[FOR_STATE]
-        return Facts(
+        return MessageFields(
             message_id=message_id,
             actor_name=values.clean_text(message.actor_name, values.ACTOR_NAME_LENGTH),
             queue_name=values.clean_text(q_name(message.queue_name), values.QUEUE_NAME_LENGTH),
@@ -350,15 +357,15 @@ class StateMiddleware(dramatiq.Middleware):
         except ValueError as error:
             self._warn_once(
                 message,
-                "Tasks of actor %s are tracked without their user: for_state['user_pk'] is "
-                "%.100r, and %s. Send the primary key of a user. This is logged once.",
+                "A task of actor %s is tracked without its user: for_state['user_pk'] is %.100r, "
+                "and %s. Later ones of this actor are not logged.",
                 value,
                 error,
             )
             return None
 
     def _warn_once(self, message: Any, text: str, *details: object) -> None:
-        key = f"{text[:40]} {message.actor_name}"
+        key = (text, message.actor_name)
         if key not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(key)
             logger.warning(text, message.actor_name, *details)

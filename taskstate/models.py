@@ -48,8 +48,6 @@ class TaskQuerySet(models.QuerySet["Task"]):
 class TaskManager(models.Manager.from_queryset(TaskQuerySet)):  # type: ignore[misc]
     """Reads from the database that the tasks are written to."""
 
-    use_in_migrations = False
-
     def get_queryset(self) -> TaskQuerySet:
         """All tasks, in ``DRAMATIQ_TASKS_DATABASE`` unless a database was asked for."""
         return TaskQuerySet(self.model, using=self._db or tasks_database(), hints=self._hints)

@@ -6,7 +6,9 @@ nothing.
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 import os
 import threading
 import time
@@ -14,7 +16,7 @@ from multiprocessing.util import Finalize
 from typing import Sequence
 from weakref import WeakSet
 
-from .conf import Options
+from .stores import Store
 from .writer import Stats, Writer
 
 logger = logging.getLogger("taskstate")
@@ -38,8 +40,8 @@ class _State:
         self.fork_hook_installed = False
         self.exit_hook_pid: int | None = None
         self.held = _HeldByThisThread()
-        #: Connections of parent processes.  Were they collected, the parent's would be closed.
-        self.inherited: list[object] = []
+        #: Stores of parent processes.  Were they collected, the parents' connections would end.
+        self.inherited: list[Store | None] = []
 
 
 _state = _State()
@@ -66,10 +68,9 @@ def flush(timeout: float | None = None) -> bool:
 
 def stats() -> Stats:
     """Return what the tracking of this process has done since the process began."""
-    total = Stats()
-    for writer in list(_state.writers):
-        total = _sum(total, writer.stats())
-    return total
+    return functools.reduce(
+        operator.add, (writer.stats() for writer in list(_state.writers)), Stats()
+    )
 
 
 def watch(writer: Writer) -> None:
@@ -102,28 +103,12 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     for writer in list(_state.writers):
-        _state.inherited.extend(writer.after_fork())
+        _state.inherited.append(writer.after_fork())
 
 
 def _stop_writers() -> None:
-    deadline = time.monotonic() + Options()().shutdown_timeout
     for writer in list(_state.writers):
         try:
-            writer.stop(max(0.0, deadline - time.monotonic()))
+            writer.stop()
         except Exception:
             logger.exception("The last flush of this process failed.")
-
-
-def _sum(one: Stats, other: Stats) -> Stats:
-    return Stats(
-        pending=one.pending + other.pending,
-        transitions=one.transitions + other.transitions,
-        flushes=one.flushes + other.flushes,
-        rows_written=one.rows_written + other.rows_written,
-        rows_unchanged=one.rows_unchanged + other.rows_unchanged,
-        dropped=one.dropped + other.dropped,
-        refused=one.refused + other.refused,
-        failures=one.failures + other.failures,
-        last_error=other.last_error or one.last_error,
-        last_flush_seconds=other.last_flush_seconds or one.last_flush_seconds,
-    )

@@ -1,6 +1,6 @@
 """The background thread: when to flush, when to try again, when to stop.
 
-One ``Writer`` serves one process.  ``push`` hands it a transition; its thread coalesces them
+One ``Writer`` serves one middleware.  ``push`` hands it a transition; its thread coalesces them
 and commits them through a store.  It knows no Django model: the store, the announcer, the
 clock and the settings are handed in.
 """
@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 from .buffer import Buffer, Entry
 from .conf import Config
@@ -26,6 +26,9 @@ logger = logging.getLogger("taskstate")
 
 #: How much one statement may take, in bytes: a quarter of MariaDB's max_allowed_packet.
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+#: How the thread is called in a debugger.
+THREAD_NAME = "taskstate-writer"
 
 #: While flushes are rate-limited nobody rings: the writer looks for a full batch this often.
 NAP_SECONDS = 0.05
@@ -57,6 +60,22 @@ class Stats:
     last_error: str | None = None
     #: How long the last flush took, in seconds, or None.
     last_flush_seconds: float | None = None
+
+    def __add__(self, later: Stats) -> Stats:
+        """Return the sums of both; what happened last is ``later``'s, if it knows."""
+        took = later.last_flush_seconds
+        return Stats(
+            pending=self.pending + later.pending,
+            transitions=self.transitions + later.transitions,
+            flushes=self.flushes + later.flushes,
+            rows_written=self.rows_written + later.rows_written,
+            rows_unchanged=self.rows_unchanged + later.rows_unchanged,
+            dropped=self.dropped + later.dropped,
+            refused=self.refused + later.refused,
+            failures=self.failures + later.failures,
+            last_error=later.last_error or self.last_error,
+            last_flush_seconds=self.last_flush_seconds if took is None else took,
+        )
 
 
 class _Ticket:
@@ -108,7 +127,7 @@ class Writer:
         self._stats = Stats()
         self._in_flight = 0
         self._outage = False
-        self._drops_reported = 0
+        self._report_drops_at = 1
         self._tickets: deque[_Ticket] = deque()
         self._doorbell = Doorbell()
         # Whoever holds it may write: the thread, or a caller when no thread can be started.
@@ -128,7 +147,7 @@ class Writer:
         """Hand over a fact.  One append; it never waits, and never touches the database,
         except where ``SYNCHRONOUS`` asks for just that."""
         if self._config().synchronous:
-            self.write_now(transition)
+            self._write_now(transition)
             return
         self._buffer.push(transition)
         if self._idle:
@@ -167,20 +186,25 @@ class Writer:
                 self._forget(ticket)
                 return False
 
-    def stop(self, timeout: float) -> bool:
-        """Flush, then end the thread; bounded by ``timeout`` seconds.  Idempotent, and not
-        final: a later push starts a thread again.
+    def stop(self, timeout: float | None = None) -> bool:
+        """Flush, then end the thread.  Idempotent, and not final: a later push starts a thread
+        again.
+
+        Parameters:
+          timeout(float): Seconds that it may take; None takes ``shutdown_timeout``.
 
         Returns:
           bool: Whether everything was written.  If not, the thread goes on trying for as
             long as the process lives.
         """
+        if timeout is None:
+            timeout = self._config().shutdown_timeout
         deadline = time.monotonic() + timeout
         if not self.flush(timeout):
             logger.error(
-                "The states of %d tasks could not be written within %s seconds; they are lost if "
-                "this process ends now. Last error: %s. The cure is a database that answers, or "
-                "a longer TASKSTATE['SHUTDOWN_TIMEOUT'].",
+                "The states of %d tasks could not be written within %.1f seconds; they are lost "
+                "if this process ends now. Last error: %s. The cure is a database that answers, "
+                "or a longer TASKSTATE['SHUTDOWN_TIMEOUT'].",
                 self.stats().pending,
                 timeout,
                 self._stats.last_error,
@@ -201,20 +225,23 @@ class Writer:
             dropped=self._buffer.dropped,
         )
 
-    def write_now(self, transition: Transition) -> None:
+    def _write_now(self, transition: Transition) -> None:
         """Write one fact in the calling thread, on its own connection.  An error is logged and
         counted; it never reaches the caller."""
+        self._watch(self)
+        self._stats += Stats(transitions=1)
         started = self._clock()
         try:
             written = self._open_store().write([Entry(transition)])
         except Exception as error:
-            self._count(error, transitions=1, failures=1)
+            is_bad = isinstance(error, BadDataError)
+            self._stats += Stats(refused=is_bad, failures=not is_bad, last_error=_describe(error))
             logger.exception(
-                "The state of task %s could not be written (TASKSTATE['SYNCHRONOUS'] is on).",
+                "The state of task %s could not be written, and won't be tried again "
+                "(TASKSTATE['SYNCHRONOUS'] is on).",
                 transition.message_id,
             )
             return
-        self._count(transitions=1)
         self._count_flush(written, started)
         self._announce(written.changes)
 
@@ -234,26 +261,23 @@ class Writer:
         """Let the thread go on after a fork, in the parent."""
         self._turn.release()
 
-    def after_fork(self) -> list[object]:
+    def after_fork(self) -> Store | None:
         """Begin anew in a forked child: what was pending is still the parent's.
 
         Returns:
-          list: The parent's connections, which the child must keep alive and never close.
+          Store: The parent's, which the child must keep alive and never touch: its connections
+            are the parent's, and would be closed with it.
         """
-        inherited: list[object] = []
-        if self._store is not None:
-            inherited.extend(self._store.connections())
-            inherited.append(self._store)
-            self._store = None
+        store, self._store = self._store, None
         self._reset()
-        return inherited
+        return store
 
     # The thread.
 
     def _start(self) -> bool:
         """Start the thread.  Several callers may do so at once; all but one will end again."""
         self._watch(self)
-        thread = threading.Thread(target=self._run, name="taskstate-writer", daemon=True)
+        thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         try:
             thread.start()
         except RuntimeError:  # The interpreter is shutting down, or out of threads.
@@ -368,7 +392,9 @@ class Writer:
     # One flush.
 
     def _absorb(self) -> None:
-        self._count(transitions=self._buffer.absorb())
+        absorbed = self._buffer.absorb()
+        if absorbed:
+            self._stats += Stats(transitions=absorbed)
         self._report_drops()
 
     def _flush_everything(self) -> bool:
@@ -431,7 +457,7 @@ class Writer:
 
     def _refuse(self, entry: Entry, error: BadDataError) -> None:
         self._succeeded()
-        self._count(error, refused=1)
+        self._stats += Stats(refused=1, last_error=_describe(error))
         logger.error(
             "The database refuses the state of task %s (%s, actor %s) as bad data, so it is not "
             "written; all others are. It says: %s",
@@ -443,13 +469,14 @@ class Writer:
 
     def _failed(self, error: Exception) -> None:
         self._backoff.failed(self._clock())
-        self._count(error, failures=1)
+        self._stats += Stats(failures=1, last_error=_describe(error))
         if not self._outage:
             self._outage = True
             logger.error(
-                "Task states can't be written: %s. Nothing is lost so far: up to %s messages are "
-                "kept, and written when the database takes them. Check that it runs and that "
-                "'manage.py migrate taskstate' was run. This is logged once, until it is over.",
+                "Task states can't be written: %s. Up to %s messages are kept, and written later. "
+                "Check that the database answers, and that it is migrated (manage.py migrate "
+                "taskstate, with --database if DRAMATIQ_TASKS_DATABASE is set). This is logged "
+                "once per outage.",
                 _describe(error),
                 f"{self._buffer.max_pending:,}",
                 exc_info=error,
@@ -459,35 +486,35 @@ class Writer:
         self._backoff.succeeded()
         if self._outage:
             self._outage = False
+            dropped = self._buffer.dropped
+            self._report_drops_at = dropped + 1
             logger.warning(
-                "Task states are written again; %d are still waiting.", len(self._buffer)
+                "Task states are written again; %s messages still wait, and %s states were "
+                "dropped since this process began.",
+                f"{len(self._buffer):,}",
+                f"{dropped:,}",
             )
 
     def _report_drops(self) -> None:
-        dropped = self._buffer.dropped - self._drops_reported
-        if dropped == 0:
+        dropped = self._buffer.dropped
+        if dropped < self._report_drops_at:
             return
-        # A line per power of two: an hour of drops is a screen of log, not a disk of it.
-        if self._drops_reported == 0 or dropped >= self._drops_reported:
-            self._drops_reported += dropped
-            logger.error(
-                "More than %s messages wait to be written, so the oldest states are dropped: %s "
-                "so far. The cure is a database that answers, or a higher "
-                "TASKSTATE['MAX_PENDING'].",
-                f"{self._buffer.max_pending:,}",
-                f"{self._drops_reported:,}",
-            )
-
-    def _count(self, error: BaseException | None = None, **more: int) -> None:
-        stats = self._stats
-        changed: dict[str, Any] = {name: getattr(stats, name) + more[name] for name in more}
-        if error is not None:
-            changed["last_error"] = _describe(error)
-        self._stats = dataclasses.replace(stats, **changed)
+        # A line per doubling: an hour of drops is a screen of log, not a disk of it.
+        self._report_drops_at = 2 * dropped
+        logger.error(
+            "More than %s messages wait to be written, so the oldest states are dropped: %s so "
+            "far. The cure is a database that answers, or a higher TASKSTATE['MAX_PENDING'].",
+            f"{self._buffer.max_pending:,}",
+            f"{dropped:,}",
+        )
 
     def _count_flush(self, written: Written, started: float) -> None:
-        self._count(flushes=1, rows_written=len(written.changes), rows_unchanged=written.unchanged)
-        self._stats = dataclasses.replace(self._stats, last_flush_seconds=self._clock() - started)
+        self._stats += Stats(
+            flushes=1,
+            rows_written=len(written.changes),
+            rows_unchanged=written.unchanged,
+            last_flush_seconds=self._clock() - started,
+        )
 
     def _tidy(self) -> None:
         try:
@@ -506,4 +533,4 @@ class Writer:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip()
+    return f"{type(error).__name__}: {error}".rstrip(": ")

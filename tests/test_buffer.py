@@ -152,3 +152,10 @@ def test_a_repeated_transition_is_remembered_once(order):
     (entry,) = pushed(*facts[::order]).take(MANY, MANY)
 
     assert entry.statuses == (Status.ENQUEUED, Status.RUNNING)
+
+
+def test_an_entry_begins_with_one_fact():
+    """A batch of one is what SYNCHRONOUS writes."""
+    entry = make_entry(make_transition(Status.RUNNING))
+
+    assert entry.statuses == (Status.RUNNING,)

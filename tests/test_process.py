@@ -31,6 +31,16 @@ def test_flush_and_stats_cover_every_writer(sqlite):
     assert stats.last_flush_seconds > 0
 
 
+def test_stats_know_what_was_written_synchronously(sqlite, settings):
+    """It is a flush like any other."""
+    settings.TASKSTATE = {"SYNCHRONOUS": True}
+    before = taskstate.stats()
+    state = StateMiddleware()
+    state._writer.push(make_transition())
+
+    assert taskstate.stats().rows_written - before.rows_written == 1
+
+
 def test_stats_are_frozen():
     """A picture of a moment."""
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -42,11 +52,10 @@ def test_every_statistic_is_summed():
     names = [field.name for field in dataclasses.fields(taskstate.Stats)]
     one = taskstate.Stats(**dict.fromkeys(names[:-2], 1), last_error="a", last_flush_seconds=1.0)
 
-    total = process._sum(one, one)
+    total = one + one
 
     assert dataclasses.astuple(total) == (*[2] * (len(names) - 2), "a", 1.0)
-    assert process._sum(one, taskstate.Stats()) == one
-    assert process._sum(taskstate.Stats(), one) == one
+    assert one + taskstate.Stats() == taskstate.Stats() + one == one
 
 
 def test_flush_gives_all_writers_one_limit(sqlite, monkeypatch):
@@ -71,7 +80,7 @@ def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
     states = [StateMiddleware() for _ in range(2)]
     for state in states:
         process.watch(state._writer)
-    monkeypatch.setattr(process.Writer, "stop", lambda writer, timeout: 1 / 0)
+    monkeypatch.setattr(process.Writer, "stop", lambda writer: 1 / 0)
     process._stop_writers()
     process._state.writers.clear()
 

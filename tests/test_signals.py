@@ -55,7 +55,7 @@ def test_a_receiver_that_raises_is_logged_and_hurts_nobody(connect, caplog):
 
 
 def test_the_sender_is_the_middleware():
-    """Also of a subclass: receivers name one sender."""
+    """Receivers name one sender, whatever subclass a project lists."""
     heard = []
 
     @receiver(task_changed, sender=StateMiddleware)

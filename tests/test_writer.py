@@ -5,14 +5,13 @@ import threading
 
 import pytest
 
-from taskstate.buffer import Entry
 from taskstate.conf import Config
 from taskstate.pacing import BURST
 from taskstate.stores import BadDataError, Change, Written
 from taskstate.transitions import Status
 from taskstate.writer import Writer
 from tests.conftest import LIMIT_SECONDS
-from tests.factories import START, make_id, make_transition
+from tests.factories import make_id, make_transition
 
 
 class Outage(Exception):
@@ -49,9 +48,6 @@ class FakeStore:
 
     def close(self):
         self.closed += 1
-
-    def connections(self):
-        return ["connection"]
 
     @property
     def committed(self):
@@ -266,7 +262,7 @@ def test_a_lost_answer_counts_as_uncertain(bench):
 
 
 def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
-    """At MAX_PENDING the oldest go, counted, with one line at the start."""
+    """At MAX_PENDING the oldest go, counted, with a line per doubling."""
     bench.store.error = Outage()
     for number in range(150):
         bench.push(number)
@@ -274,10 +270,30 @@ def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
 
     assert bench.writer.stats().pending == 100
     assert bench.writer.stats().dropped == 50
-    drops = [record.message for record in caplog.records if "dropped" in record.message]
+    drops = [record.message for record in caplog.records if "are dropped" in record.message]
     assert "1 so far" in drops[0]
     assert "MAX_PENDING" in drops[0]
     assert len(drops) == 6  # 1, 2, 4, 8, 16, 32
+
+
+def test_each_outage_tells_of_its_own_drops(bench, caplog):
+    """Even if it drops fewer than the one before; and its end tells how many there were."""
+    bench.store.error = Outage()
+    for number in range(150):
+        bench.push(number)
+        bench.writer.step()
+    bench.store.error = None
+    bench.now += 60
+    bench.writer.step()
+    assert "50 states were dropped" in caplog.records[-1].message
+    caplog.clear()
+
+    bench.store.error = Outage()
+    for number in range(101):
+        bench.push(number)
+        bench.writer.step()
+
+    assert [r.message for r in caplog.records if "51 so far" in r.message]
 
 
 def test_one_bad_row_stays_one_bad_row(bench, caplog):
@@ -311,6 +327,24 @@ def test_an_outage_while_looking_for_a_bad_row_keeps_the_rest(bench):
 
     assert len(bench.store.committed) == 9
     assert bench.writer.stats().refused == 1
+
+
+def test_an_error_without_a_text(bench):
+    """It is called by its name, and nothing more."""
+    bench.store.error = Outage()
+    bench.push(1)
+    bench.writer.step()
+
+    assert bench.writer.stats().last_error == "Outage"
+
+
+def test_stop_takes_its_limit_from_the_settings(threaded):
+    """A middleware's own ``shutdown_timeout`` counts at exit, too."""
+    threaded.config = Config(shutdown_timeout=0.05)
+    threaded.store.error = Outage()
+    threaded.push(1)
+
+    assert not threaded.writer.stop()
 
 
 def test_an_exception_that_is_no_error_keeps_the_batch(bench):
@@ -568,9 +602,8 @@ def test_a_forked_child_begins_anew(bench):
     bench.push(2)
     bench.writer._right_to_write.acquire()
 
-    inherited = bench.writer.after_fork()
+    assert bench.writer.after_fork() is bench.store
 
-    assert inherited[0] == "connection"
     assert bench.writer.stats().pending == 0
     assert bench.writer.stats().transitions == 0
     assert bench.writer.flush(0)
@@ -626,6 +659,17 @@ def test_synchronous_writes_in_the_calling_thread():
     stats = bench.writer.stats()
     assert (stats.transitions, stats.flushes, stats.rows_written, stats.pending) == (1, 1, 1, 0)
     assert bench.store.tidied == 0
+    assert bench.watched == [bench.writer]
+
+
+def test_synchronous_counts_what_the_database_refuses():
+    """Bad data is refused, not failed: no retry is to be expected."""
+    bench = Bench(synchronous=True)
+    bench.store.poison = {make_id(1)}
+    bench.push(1)
+
+    stats = bench.writer.stats()
+    assert (stats.refused, stats.failures, stats.rows_written) == (1, 0, 0)
 
 
 def test_a_failed_synchronous_write_is_logged_and_counted(caplog):
@@ -637,10 +681,3 @@ def test_a_failed_synchronous_write_is_logged_and_counted(caplog):
     assert bench.writer.stats().failures == 1
     assert make_id(1) in caplog.text
     assert bench.writer.flush(0)
-
-
-def test_entries_know_their_first_rank():
-    """A batch of one is what SYNCHRONOUS writes."""
-    entry = Entry(make_transition(Status.RUNNING, at=START))
-
-    assert entry.statuses == (Status.RUNNING,)

@@ -11,8 +11,7 @@ from django.db.backends.signals import connection_created
 
 import taskstate
 from taskstate.middleware import StateMiddleware
-
-WRITER_THREAD = "taskstate-writer"
+from taskstate.writer import THREAD_NAME
 
 
 class StatementCounter:
@@ -28,7 +27,7 @@ class StatementCounter:
 
     def watch_writer(self, connection, **_):
         """Count what the writer's thread runs on a connection that was just made."""
-        is_writer = threading.current_thread().name == WRITER_THREAD
+        is_writer = threading.current_thread().name == THREAD_NAME
         if is_writer and self not in connection.execute_wrappers:
             connection.execute_wrappers.append(self)
 
@@ -48,7 +47,7 @@ class RecordingStateMiddleware(StateMiddleware):
         if not self.transitions:
             # After the last flush, which has the priority 0.
             Finalize(None, self.save, exitpriority=-1)
-        self.transitions.append((known["facts"].message_id, status.value, known["attempt"]))
+        self.transitions.append((known["fields"].message_id, status.value, known["attempt"]))
 
     def save(self):
         """Write what this process did to the folder of the run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, NamedTuple, Protocol, Sequence
+from typing import Any, NamedTuple, Protocol, Sequence
 
 from ..buffer import Entry
 
@@ -23,11 +23,15 @@ class Written(NamedTuple):
 
 
 class BadDataError(Exception):
-    """The database took offence at a value of the batch: no retry can help."""
+    """The database refused a value of the batch: no retry can help."""
 
 
 class Store(Protocol):
-    """Writes batches.  Used by one thread at a time, each with connections of its own."""
+    """Writes batches, in one thread.
+
+    It holds that thread's connections after ``tidy``: a forked child keeps the parent's store,
+    so that it never closes what is the parent's.
+    """
 
     def write(self, batch: Sequence[Entry]) -> Written:
         """Commit a batch, whole or not at all; each message is in it once.
@@ -42,7 +46,3 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the connections of the calling thread."""
-
-    def connections(self) -> Iterable[object]:
-        """Return what a forked child must keep alive and never touch, since closing the
-        inherited copy of a connection would end the parent's."""

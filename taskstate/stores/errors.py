@@ -72,8 +72,9 @@ def is_conflict(error: BaseException) -> bool:
     return _mysql_code(error) in _MYSQL_CONFLICT or _sqlstate(error) in _SQLSTATE_CONFLICT
 
 
-def is_lock_timeout(error: BaseException) -> bool:
-    """Return whether ``error`` says that a lock could not be had in time."""
+def is_contention(error: BaseException) -> bool:
+    """Return whether ``error`` says that a lock could not be had in time, or was lost to another
+    transaction."""
     if _mysql_code(error) in _MYSQL_LOCK_TIMEOUT or _sqlstate(error) in _SQLSTATE_LOCK_TIMEOUT:
         return True
     return is_conflict(error) or "database is locked" in str(error)

@@ -10,15 +10,14 @@ from typing import Iterator
 
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import atomic
 
 #: How long a flush may wait for another transaction, in seconds.
 LOCK_WAIT_SECONDS = 2
 
 
 @contextlib.contextmanager
-def limited_in_session(
-    connection: BaseDatabaseWrapper, seconds: int = LOCK_WAIT_SECONDS
-) -> Iterator[None]:
+def _limited_in_session(connection: BaseDatabaseWrapper, seconds: int) -> Iterator[None]:
     """MariaDB and MySQL: limit lock waits around a transaction, and restore what was set."""
     if connection.vendor != "mysql":
         yield
@@ -37,8 +36,8 @@ def limited_in_session(
 
 
 @contextlib.contextmanager
-def limited_in_transaction(
-    connection: BaseDatabaseWrapper, seconds: int = LOCK_WAIT_SECONDS, *, nested: bool
+def _limited_in_transaction(
+    connection: BaseDatabaseWrapper, seconds: int, *, nested: bool
 ) -> Iterator[None]:
     """PostgreSQL: limit lock waits for the rest of the transaction; in somebody else's
     (``nested``), restore what was set.  A rollback restores it by itself."""
@@ -55,3 +54,17 @@ def limited_in_transaction(
     if nested:
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [before])
+
+
+@contextlib.contextmanager
+def transaction(
+    connection: BaseDatabaseWrapper, seconds: int = LOCK_WAIT_SECONDS
+) -> Iterator[None]:
+    """Open a transaction, or a savepoint within one, in which no statement waits longer than
+    ``seconds`` for a lock."""
+    nested = connection.in_atomic_block
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_limited_in_session(connection, seconds))
+        stack.enter_context(atomic(using=connection.alias))
+        stack.enter_context(_limited_in_transaction(connection, seconds, nested=nested))
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
 import time
@@ -10,7 +9,7 @@ import uuid
 from typing import Any, Callable, Dict, Iterable, Iterator, Sequence
 
 from django.conf import settings
-from django.db import close_old_connections, connections, transaction
+from django.db import Error, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
@@ -33,21 +32,7 @@ TRIES = 4
 AGE_MARGIN_SECONDS = 0.005
 
 #: All columns besides the key.
-_FIELDS = (
-    "status",
-    "attempt",
-    "actor_name",
-    "queue_name",
-    "user_id",
-    "description",
-    "model_name",
-    "app_name",
-    "enqueued_at",
-    "started_at",
-    "finished_at",
-    "updated_at",
-    "rank",
-)
+_COLUMNS = tuple(field.attname for field in Task._meta.concrete_fields if not field.primary_key)
 
 Row = Dict[str, Any]
 
@@ -69,66 +54,83 @@ class OrmStore:
 
     def write(self, batch: Sequence[Entry]) -> Written:
         """Commit a batch; see ``Store.write``.  Inside a transaction it takes a savepoint."""
-        alias = conf.tasks_database()
-        connection = connections[alias]
-        self._connections = [connection]
-        for tries_left in reversed(range(TRIES)):
-            try:
-                return self._write_once(connection, batch)
-            except Exception as error:
-                # Somebody else's transaction may be gone after a conflict: he has to know.
-                is_final = not tries_left or connection.in_atomic_block
-                if is_final or not is_conflict(error):
-                    if is_bad_data(error):
-                        raise BadDataError(str(error)) from error
-                    raise
-                logger.debug("Another writer was in the way, trying again: %s", error)
-        raise AssertionError("unreachable")
+        connection = connections[conf.tasks_database()]
+        try:
+            return self._write_despite_conflicts(connection, batch)
+        except Exception as error:
+            if is_bad_data(error):
+                raise BadDataError(str(error)) from error
+            raise
 
     def tidy(self) -> None:
         """Close connections that are too old or broken."""
         close_old_connections()
+        self._connections = _connections_of_this_thread()
 
     def close(self) -> None:
         """Close the connections of this thread, receivers' included."""
         connections.close_all()
         self._connections = []
 
-    def connections(self) -> Iterable[object]:
-        """Return the connection that the last batch was written on."""
-        return list(self._connections)
+    def _write_despite_conflicts(
+        self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]
+    ) -> Written:
+        for _ in range(TRIES - 1):
+            try:
+                return self._write_once(connection, batch)
+            except Error as error:
+                # A conflict may have ended the caller's transaction: then the caller has to know.
+                if connection.in_atomic_block or not is_conflict(error):
+                    raise
+                logger.debug("Another writer was in the way, trying again: %s", error)
+        return self._write_once(connection, batch)
 
     def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
-        nested = connection.in_atomic_block
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(locks.limited_in_session(connection))
-            stack.enter_context(transaction.atomic(using=connection.alias))
-            stack.enter_context(locks.limited_in_transaction(connection, nested=nested))
-            return self._merge(connection, batch)
-
-    def _merge(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
-        since_clear = watermark.enter(connection)
-        now = self._clock()
-        entries = {
-            uuid.UUID(entry.winner.message_id): entry
-            for entry in batch
-            if now - entry.winner.happened_at + AGE_MARGIN_SECONDS < since_clear
-        }
-        tasks = {key: _task(entry.winner, connection) for key, entry in entries.items()}
-        known = _locked(connection, tasks)
-        missing = sorted(key for key in tasks if key not in known)
-        if missing:
-            _insert(connection, [tasks[key] for key in missing])
-            inserted = _locked(connection, missing)
-            _require(missing, inserted)
-        else:
-            inserted = {}
-        changed, outdated = _compare(entries, tasks, known, inserted)
-        _update(connection, [tasks[key] for key in outdated], {**known, **inserted})
+        with locks.transaction(connection):
+            since_clear = watermark.enter(connection)
+            now = self._clock()
+            entries = {
+                uuid.UUID(entry.winner.message_id): entry
+                for entry in batch
+                if now - entry.winner.happened_at + AGE_MARGIN_SECONDS < since_clear
+            }
+            changed = _merge(connection, entries)
         return Written(
-            changes=[Change(tasks[key], entries[key]) for key in changed],
+            changes=[Change(task, entries[task.message_id]) for task in changed],
             unchanged=len(batch) - len(changed),
         )
+
+
+def _merge(connection: BaseDatabaseWrapper, entries: dict[uuid.UUID, Entry]) -> list[Task]:
+    """Merge entries into the table; return the rows that this changed."""
+    tasks = {key: _task(entry.winner, connection) for key, entry in entries.items()}
+    known = _locked(connection, tasks)
+    missing = sorted(tasks.keys() - known.keys())
+    _insert(connection, [tasks[key] for key in missing])
+    inserted = _locked(connection, missing)
+    _require(missing, inserted)
+
+    rows = {**known, **inserted}
+    changed: list[Task] = []
+    outdated: list[Task] = []
+    for key, entry in entries.items():
+        if _columns(tasks[key]) == rows[key]:
+            # The very fact is there: because we have just inserted it, or because we had
+            # committed it before and never heard of it.
+            if key in inserted or entry.uncertain:
+                changed.append(tasks[key])
+        elif newest(entry.winner, _fact(entry.winner.message_id, rows[key])) is entry.winner:
+            changed.append(tasks[key])
+            outdated.append(tasks[key])
+    _update(connection, outdated, rows)
+    return changed
+
+
+def _connections_of_this_thread() -> list[object]:
+    try:
+        return list(connections.all(initialized_only=True))
+    except TypeError:  # Django before 4.1 has no such argument, and opens none either.
+        return list(connections.all())
 
 
 def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
@@ -136,7 +138,7 @@ def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[
     rows: dict[uuid.UUID, Row] = {}
     for some in _chunks(sorted(keys), connection.features.max_query_params):
         query = Task._base_manager.using(connection.alias).filter(pk__in=some).order_by("pk")
-        for row in query.select_for_update().values("message_id", *_FIELDS):
+        for row in query.select_for_update().values("message_id", *_COLUMNS):
             rows[row.pop("message_id")] = row
     return rows
 
@@ -159,47 +161,20 @@ def _require(keys: Iterable[uuid.UUID], rows: dict[uuid.UUID, Row]) -> None:
         raise BadDataError(f"{len(lost)} rows were not inserted, the first one is {lost[0]}")
 
 
-def _compare(
-    entries: dict[uuid.UUID, Entry],
-    tasks: dict[uuid.UUID, Task],
-    known: dict[uuid.UUID, Row],
-    inserted: dict[uuid.UUID, Row],
-) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
-    """Return the keys that this batch changes, and those of them to update."""
-    changed: list[uuid.UUID] = []
-    outdated: list[uuid.UUID] = []
-    for key, entry in entries.items():
-        row = inserted.get(key) or known[key]
-        if _fields(tasks[key]) == row:
-            # The very fact is there: because we have just inserted it, or because we had
-            # committed it before and never heard of it.
-            if key in inserted or entry.uncertain:
-                changed.append(key)
-        elif newest(entry.winner, _fact(entry.winner.message_id, row)) is entry.winner:
-            changed.append(key)
-            outdated.append(key)
-    return changed, outdated
-
-
 def _update(connection: BaseDatabaseWrapper, tasks: list[Task], rows: dict[uuid.UUID, Row]) -> None:
     differing = [
         name
-        for name in _FIELDS
+        for name in _COLUMNS
         if any(getattr(task, name) != rows[task.message_id][name] for task in tasks)
     ]
     if differing:
         tasks = sorted(tasks, key=lambda task: task.message_id)
-        Task._base_manager.using(connection.alias).bulk_update(
-            tasks, [Task._meta.get_field(_field_name(name)).name for name in differing]
-        )
+        fields = [Task._meta.get_field(name).name for name in differing]
+        Task._base_manager.using(connection.alias).bulk_update(tasks, fields)
 
 
-def _field_name(attribute: str) -> str:
-    return "user" if attribute == "user_id" else attribute
-
-
-def _fields(task: Task) -> Row:
-    return {name: getattr(task, name) for name in _FIELDS}
+def _columns(task: Task) -> Row:
+    return {name: getattr(task, name) for name in _COLUMNS}
 
 
 def _task(fact: Transition, connection: BaseDatabaseWrapper) -> Task:
@@ -258,7 +233,7 @@ def _milliseconds(moment: datetime.datetime) -> int:
     return (moment - EPOCH) // _MILLISECOND
 
 
-def _chunks(keys: Sequence[uuid.UUID], size: Any) -> Iterator[Sequence[uuid.UUID]]:
+def _chunks(keys: Sequence[uuid.UUID], size: int | None) -> Iterator[Sequence[uuid.UUID]]:
     size = size or max(1, len(keys))
     for start in range(0, len(keys), size):
         yield keys[start : start + size]

@@ -10,16 +10,15 @@ microseconds.  Times are microseconds since 1970.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 
-from django.db import DatabaseError, NotSupportedError, connections, models, transaction
+from django.db import DatabaseError, NotSupportedError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..models import Task, Watermark
 from . import locks
-from .errors import is_lock_timeout
+from .errors import is_contention
 
 logger = logging.getLogger("taskstate")
 
@@ -78,11 +77,11 @@ def close(alias: str, timeout: float) -> bool:
         try:
             _close_once(alias)
         except DatabaseError as error:
-            if not is_lock_timeout(error):
+            if not is_contention(error):
                 raise
             if time.monotonic() >= deadline:
                 return False
-            logger.info("Waiting for a process that is writing task states.")
+            logger.debug("A process is writing task states, waiting for it: %s", error)
         else:
             return True
 
@@ -91,13 +90,7 @@ def _close_once(alias: str) -> None:
     connection = connections[alias]
     clock = _clock(connection)
     table = _table(connection, Watermark)
-    nested = connection.in_atomic_block
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locks.limited_in_session(connection, CLOSE_TRY_SECONDS))
-        stack.enter_context(transaction.atomic(using=alias))
-        limit = locks.limited_in_transaction(connection, CLOSE_TRY_SECONDS, nested=nested)
-        stack.enter_context(limit)
-        cursor = stack.enter_context(connection.cursor())
+    with locks.transaction(connection, CLOSE_TRY_SECONDS), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             tasks = _table(connection, Task)
             cursor.execute(f"LOCK TABLE {tasks} IN SHARE ROW EXCLUSIVE MODE")

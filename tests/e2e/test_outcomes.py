@@ -43,7 +43,7 @@ class Boom(Exception):
 class Story:
     """What a scenario set up, and what must come of it."""
 
-    def __init__(self, broker, **expected):
+    def __init__(self, broker):
         self.broker = broker
         #: Message, and the fields of its row.
         self.tasks = []
@@ -51,7 +51,7 @@ class Story:
         #: marks one that a faster later one may overtake.
         self.signals = None
         self.before = time.time()
-        #: A second look, after the workers have stopped: what else has to be done.
+        #: What else has to be done while the workers run.
         self.then = None
 
     def expect(self, message, signals, **fields):

@@ -10,6 +10,7 @@ import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
 from taskstate.signals import task_changed
+from taskstate.writer import THREAD_NAME
 from tests.conftest import LIMIT_SECONDS
 from tests.factories import make_id, make_transition
 from tests.harness import Workers, make_broker
@@ -83,7 +84,7 @@ def statements_per_batch(count, size):
     statements = []
 
     def note(execute, sql, params, many, context):
-        if threading.current_thread().name == "taskstate-writer":
+        if threading.current_thread().name == THREAD_NAME:
             statements.append(sql)
         return execute(sql, params, many, context)
 

@@ -7,7 +7,7 @@ provoke, as each driver carries them.
 import pytest
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
-from taskstate.stores.errors import is_bad_data, is_conflict, is_lock_timeout
+from taskstate.stores.errors import is_bad_data, is_conflict, is_contention
 
 
 def postgres(code, attribute="sqlstate", wrapper=OperationalError):
@@ -75,7 +75,7 @@ def test_outages(error):
     """No row is to blame: everything is kept, and tried again."""
     assert not is_bad_data(error)
     assert not is_conflict(error)
-    assert not is_lock_timeout(error)
+    assert not is_contention(error)
 
 
 @pytest.mark.parametrize(
@@ -93,5 +93,5 @@ def test_conflicts(error):
 )
 def test_lock_timeouts(error):
     """A clear waits for what holds the lock; a flush has waited enough."""
-    assert is_lock_timeout(error)
+    assert is_contention(error)
     assert not is_bad_data(error)

@@ -51,6 +51,7 @@ class Command(BaseCommand):
             )
         if not options["yes"]:
             self._ask(Task.objects.using(alias).count(), alias)
+        self.stdout.write("Waiting for processes that are writing task states ...")
         if not watermark.close(alias, timeout=WAIT_SECONDS):
             raise CommandError(
                 f"A process has been writing task states for {WAIT_SECONDS:.0f} seconds, and they "
