@@ -42,4 +42,4 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .tox var build dist *.egg-info
+	rm -rf $(VENV) .venv-lint .venv-tox .tox var build dist *.egg-info

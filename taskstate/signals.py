@@ -9,7 +9,7 @@ from django.dispatch import Signal
 #: Arguments:
 #:   task(Task): The complete row as committed.
 #:   transitions(tuple[Status, ...]): The statuses that this flush merged for the task, oldest
-#:     first; the last one is ``task.status``.
+#:     first, the last 100 at most; the last one is ``task.status``.
 #:
 #: Receivers run in the writer's thread: a slow one delays later flushes, and one that raises
 #: is logged and hurts nobody.

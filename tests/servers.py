@@ -23,14 +23,15 @@ STANDARD = {
 }
 DATABASES = ("default", "postgres", "mariadb")
 
-#: So that two versions of Python can be tested at the same time.
+#: Tells apart what runs at the same time: the environments of the matrix, or Python's versions.
 _PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
+TAG = os.environ.get("TASKSTATE_TEST_TAG", _PYTHON).replace("-", "_")
 
 #: What django.test puts the tests' tables into.
-TEST_DATABASE = f"test_taskstate_{_PYTHON}"
+TEST_DATABASE = f"test_taskstate_{TAG}"
 
 #: All that the tests write to disk.
-FOLDER = Path(tempfile.gettempdir()) / f"taskstate-tests-{os.getuid()}-{_PYTHON}"
+FOLDER = Path(tempfile.gettempdir()) / f"taskstate-tests-{os.getuid()}-{TAG}"
 
 
 def url(server):
