@@ -11,12 +11,12 @@ import logging
 import operator
 import os
 import threading
-import time
 from multiprocessing.util import Finalize
 from typing import Sequence
 from weakref import WeakSet
 
 from .stores import Store
+from .threads import Deadline
 from .writer import Stats, Writer
 
 logger = logging.getLogger("taskstate")
@@ -58,11 +58,10 @@ def flush(timeout: float | None = None) -> bool:
     Returns:
       bool: False if it wasn't committed in time; it stays pending then.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = Deadline(timeout)
     flushed = True
     for writer in list(_state.writers):
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        flushed = writer.flush(left) and flushed
+        flushed = writer.flush(deadline.left()) and flushed
     return flushed
 
 

@@ -1,4 +1,4 @@
-"""Two ways to wake a thread that stay whole when an exception is injected into a caller.
+"""Waiting: a deadline, and two ways to wake a thread that survive injected exceptions.
 
 Dramatiq raises ``TimeLimitExceeded`` and ``Shutdown`` in its worker threads between any two
 bytecodes.  ``threading.Event.set`` takes a lock in Python code: an exception injected there
@@ -8,7 +8,20 @@ binary semaphore, changes its state in one C-level call.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+
+
+class Deadline:
+    """So many seconds from now; None is never."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return how many seconds are left: 0 when it has passed, or infinity."""
+        return max(0.0, self._end - time.monotonic())
 
 
 class Doorbell:

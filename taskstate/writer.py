@@ -19,7 +19,7 @@ from .buffer import Buffer, Entry
 from .conf import Config
 from .pacing import Backoff, TokenBucket
 from .stores import BadDataError, Change, Store, Written
-from .threads import Doorbell, Latch
+from .threads import Deadline, Doorbell, Latch
 from .transitions import Transition
 
 logger = logging.getLogger("taskstate")
@@ -136,7 +136,6 @@ class Writer:
         self._turn = threading.Lock()
         self._owner: int | None = None
         self._thread: threading.Thread | None = None
-        self._alive = False
         self._idle = False
         # The thread that is asked to end; a later one isn't meant by it.
         self._ending: threading.Thread | None = None
@@ -152,7 +151,7 @@ class Writer:
         self._buffer.push(transition)
         if self._idle:
             self._doorbell.ring()
-        elif not self._alive:
+        elif self._thread is None:
             self._start()
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -173,16 +172,17 @@ class Writer:
             return True
         ticket = _Ticket()
         self._tickets.append(ticket)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if self._alive:
+            # The thread may end while somebody waits: look after it now and then.
+            limit = min(deadline.left(), IDLE_SECONDS)
+            if self._thread is not None:
                 self._doorbell.ring()
             elif not self._start():
-                self._write_here(left)
-            if ticket.latch.wait(IDLE_SECONDS if left is None else min(left, IDLE_SECONDS)):
+                self._write_here(limit)
+            if ticket.latch.wait(limit):
                 return True
-            if left == 0.0:
+            if limit == 0:
                 self._forget(ticket)
                 return False
 
@@ -199,7 +199,7 @@ class Writer:
         """
         if timeout is None:
             timeout = self._config().shutdown_timeout
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         if not self.flush(timeout):
             logger.error(
                 "The states of %d tasks could not be written within %.1f seconds; they are lost "
@@ -214,7 +214,7 @@ class Writer:
         if thread is not None and thread is not threading.current_thread():
             self._ending = thread
             self._doorbell.ring()
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(deadline.left())
         return True
 
     def stats(self) -> Stats:
@@ -290,7 +290,6 @@ class Writer:
         try:
             self._owner = threading.get_ident()
             self._thread = threading.current_thread()
-            self._alive = True
             while not self._may_end():
                 with self._turn:
                     pause = self._step_safely()
@@ -300,7 +299,6 @@ class Writer:
                 self._close_store()
             self._thread = None
             self._owner = None
-            self._alive = False
             self._right_to_write.release()
         # A push may have seen this thread alive and relied on it.
         if self._buffer or self._tickets:
@@ -377,10 +375,10 @@ class Writer:
         except ValueError:  # The other side of the flush did it.
             pass
 
-    def _write_here(self, seconds: float | None) -> None:
-        """Write in the calling thread, since no thread can be started."""
-        limit = IDLE_SECONDS if seconds is None else min(seconds, IDLE_SECONDS)
-        if not self._right_to_write.acquire(timeout=limit):
+    def _write_here(self, seconds: float) -> None:
+        """Write in the calling thread, since no thread can be started; wait so long at most
+        for another one that does the same."""
+        if not self._right_to_write.acquire(timeout=seconds):
             return
         try:
             self._owner = threading.get_ident()

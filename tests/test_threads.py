@@ -1,8 +1,9 @@
 """Waking a thread."""
 
+import math
 import threading
 
-from taskstate.threads import Doorbell, Latch
+from taskstate.threads import Deadline, Doorbell, Latch
 from tests.conftest import LIMIT_SECONDS
 
 
@@ -40,3 +41,11 @@ def test_a_latch_lets_everybody_through():
 
     assert latch.wait(0)
     assert latch.wait(0)
+
+
+def test_deadlines():
+    """None is never, and one that has passed has nothing left."""
+    assert Deadline(None).left() == math.inf
+    assert Deadline(0).left() == 0
+    assert Deadline(-5).left() == 0
+    assert 0 < Deadline(60).left() <= 60

@@ -101,7 +101,7 @@ def threaded(bench):
     bench.store.error = None
     bench.store.on_write = lambda: None
     assert bench.writer.stop(LIMIT_SECONDS)
-    assert not bench.writer._alive
+    assert bench.writer._thread is None
 
 
 # When to flush.
@@ -497,7 +497,7 @@ def test_stop_flushes_ends_the_thread_and_closes_its_connection(threaded):
 
     assert len(threaded.store.committed) == 1
     assert threaded.store.closed == 1
-    assert not threaded.writer._alive
+    assert threaded.writer._thread is None
 
 
 def test_a_push_after_stop_starts_a_new_thread(threaded):

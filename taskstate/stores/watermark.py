@@ -11,12 +11,12 @@ microseconds.  Times are microseconds since 1970.
 from __future__ import annotations
 
 import logging
-import time
 
 from django.db import DatabaseError, NotSupportedError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..models import Task, Watermark
+from ..threads import Deadline
 from . import locks
 from .errors import is_contention
 
@@ -72,14 +72,14 @@ def close(alias: str, timeout: float) -> bool:
     Returns:
       bool: False if one was still inside then; nothing has changed in that case.
     """
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     while True:
         try:
             _close_once(alias)
         except DatabaseError as error:
             if not is_contention(error):
                 raise
-            if time.monotonic() >= deadline:
+            if not deadline.left():
                 return False
             logger.debug("A process is writing task states, waiting for it: %s", error)
         else:
