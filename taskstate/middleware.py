@@ -231,7 +231,6 @@ class StateMiddleware(dramatiq.Middleware):
         run = self._run_of(message)
         run.ended = now()
         run.raised = exception is not None
-        run.skipped = False
 
     @_for_tracked
     def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:

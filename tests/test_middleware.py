@@ -246,6 +246,16 @@ def test_the_ack_of_a_delayed_copy_is_no_end(broker, pushed):
     assert pushed == []
 
 
+def test_a_proxy_that_was_only_enqueued_has_not_run(broker, pushed):
+    """A consumer may hand on what it has fetched: its ack ends nothing."""
+    state = StateMiddleware()
+    message = MessageProxy(make_message({}))
+    state.before_enqueue(broker, message, None)
+    state.before_ack(broker, message)
+
+    assert pushed == []
+
+
 def test_the_hop_saturates(broker, pushed):
     """A message that is enqueued more often than a rank can count stays the newest."""
     message = make_message({}, options={"taskstate_hop": 2**17 - 1})
