@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from typing import Any, Callable, NamedTuple, Sequence, TypeVar
+from typing import Any, Callable, NamedTuple, TypeVar
 
 import dramatiq
 from django.apps import apps
@@ -192,6 +192,7 @@ class StateMiddleware(dramatiq.Middleware):
         moment = now()
         hop = _hop(message)
         run = self._this_thread.run
+        self._this_thread.enqueued = (message.message_id, hop)
         if run is not None and run.message_id == message.message_id and hop > run.hop:
             run.superseded = True
         # Delay 0 is a delay as well: the message goes by the delay queue.
@@ -242,19 +243,21 @@ class StateMiddleware(dramatiq.Middleware):
     @_for_tracked
     def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push done or skipped, or failed if the message raised and is not retried."""
-        self._this_thread.run = None
+        message_id, hop = self._this_thread.leave()
         run: Run | None = getattr(message, _RUN_ATTRIBUTE, None)
         if run is None or run.ended is None:
             return  # A delayed copy that became due, for one: it didn't run.
+        # An exception may have kept our own hook from seeing the run begin.
+        is_retried = run.superseded or (message_id == run.message_id and hop > run.hop)
         if not run.raised:
             self._settle(Status.DONE, message, run)
-        elif not run.superseded:
+        elif not is_retried:
             self._settle(Status.FAILED, message, run)
 
     @_for_tracked
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push failed, or skipped."""
-        self._this_thread.run = None
+        self._this_thread.leave()
         self._settle(Status.FAILED, message, self._run_of(message))
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
@@ -371,9 +374,17 @@ class StateMiddleware(dramatiq.Middleware):
 
 
 class _ThisThread(threading.local):
-    """The run that this worker thread is at."""
+    """What this worker thread is at."""
 
     run: Run | None = None
+    #: The id and the hop of the message that it enqueued last.
+    enqueued: tuple[str, int] = ("", 0)
+
+    def leave(self) -> tuple[str, int]:
+        """Forget the run; return what was enqueued last."""
+        enqueued = self.enqueued
+        self.run, self.enqueued = None, ("", 0)
+        return enqueued
 
 
 def _hop(message: Any) -> int:
@@ -405,9 +416,8 @@ def _open_store() -> Store:
     return OrmStore()
 
 
-def _announce(changes: Sequence[Change]) -> None:
-    """Send ``task_changed`` for each row that changed.  Django logs a receiver that raises."""
-    if not task_changed.has_listeners(StateMiddleware):
-        return
-    for task, entry in changes:
-        task_changed.send_robust(sender=StateMiddleware, task=task, transitions=entry.statuses)
+def _announce(change: Change) -> None:
+    """Send ``task_changed`` for a row.  Django logs a receiver that raises an ``Exception``."""
+    task_changed.send_robust(
+        sender=StateMiddleware, task=change.task, transitions=change.entry.statuses
+    )

@@ -10,9 +10,7 @@ import functools
 import logging
 import operator
 import os
-import threading
 from multiprocessing.util import Finalize
-from typing import Sequence
 from weakref import WeakSet
 
 from .stores import Store
@@ -26,12 +24,6 @@ logger = logging.getLogger("taskstate")
 FORK_WAIT_SECONDS = 2.0
 
 
-class _HeldByThisThread(threading.local):
-    """The writers that wait for a fork by this thread."""
-
-    writers: Sequence[Writer] = ()
-
-
 class _State:
     """What this module keeps; the fork hook changes it, and nobody else outside."""
 
@@ -39,7 +31,6 @@ class _State:
         self.writers: WeakSet[Writer] = WeakSet()
         self.fork_hook_installed = False
         self.exit_hook_pid: int | None = None
-        self.held = _HeldByThisThread()
         #: Stores of parent processes.  Were they collected, the parents' connections would end.
         self.inherited: list[Store | None] = []
 
@@ -76,27 +67,27 @@ def watch(writer: Writer) -> None:
     """Let ``writer`` be stopped at exit and told of forks.  Cheap, and idempotent."""
     _state.writers.add(writer)
     if not _state.fork_hook_installed:
-        _state.fork_hook_installed = True
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
                 before=_before_fork,
                 after_in_parent=_after_fork_in_parent,
                 after_in_child=_after_fork_in_child,
             )
+        _state.fork_hook_installed = True
     if _state.exit_hook_pid != os.getpid():
-        _state.exit_hook_pid = os.getpid()
         # Runs at the exit of multiprocessing's children too, where atexit's handlers don't
         # before Python 3.13; a child has to register its own.
         Finalize(None, _stop_writers, exitpriority=0)
+        _state.exit_hook_pid = os.getpid()
 
 
 def _before_fork() -> None:
-    writers = list(_state.writers)
-    _state.held.writers = [w for w in writers if w.hold_still(FORK_WAIT_SECONDS)]
+    for writer in list(_state.writers):
+        writer.hold_still(FORK_WAIT_SECONDS)
 
 
 def _after_fork_in_parent() -> None:
-    for writer in _state.held.writers:
+    for writer in list(_state.writers):
         writer.let_go()
 
 

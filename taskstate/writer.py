@@ -7,6 +7,7 @@ clock and the settings are handed in.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import random
@@ -93,7 +94,7 @@ class Writer:
 
     Parameters:
       open_store(Callable): Returns the store; called in the thread that writes first.
-      announce(Callable): Takes the changes of a flush, after its commit; must not raise.
+      announce(Callable): Takes each change of a flush, after its commit.
       config(Callable): Returns the settings in force.
       watch(Callable): Takes the writer each time its thread is about to start, so that somebody
         stops it at exit and tells it of forks.
@@ -105,7 +106,7 @@ class Writer:
         self,
         *,
         open_store: Callable[[], Store],
-        announce: Callable[[Sequence[Change]], None],
+        announce: Callable[[Change], None],
         config: Callable[[], Config],
         watch: Callable[[Writer], None],
         clock: Callable[[], float] = time.monotonic,
@@ -126,6 +127,9 @@ class Writer:
         self._backoff = Backoff(self._randomness)
         self._stats = Stats()
         self._in_flight = 0
+        # What is committed and not announced yet.
+        self._news: deque[Change] = deque()
+        self._announcing = False
         self._outage = False
         self._report_drops_at = 1
         self._tickets: deque[_Ticket] = deque()
@@ -133,7 +137,8 @@ class Writer:
         # Whoever holds it may write: the thread, or a caller when no thread can be started.
         self._right_to_write = threading.Lock()
         # Held during a turn of the thread, database and receivers included; a fork waits for it.
-        self._turn = threading.Lock()
+        # It knows its owner, so that an exception injected into a waiting fork can't orphan it.
+        self._turn = threading.RLock()
         self._owner: int | None = None
         self._thread: threading.Thread | None = None
         self._idle = False
@@ -158,7 +163,8 @@ class Writer:
         """Wait until everything pushed before this call is committed.
 
         From within the writer's own thread (a receiver of ``task_changed``) it is written
-        right here, with one try.
+        right here, with one try, and not at all inside a transaction of the receiver's: that
+        would have to end first.
 
         Parameters:
           timeout(float): Seconds to wait; None waits as long as it takes.
@@ -167,8 +173,9 @@ class Writer:
           bool: False if that wasn't achieved in time; what is pending stays so.
         """
         if self._owner == threading.get_ident():
-            return self._flush_everything()
-        if not self._right_to_write.locked() and not self._buffer:
+            return not self._is_in_transaction() and self._flush_everything()
+        # The buffer first: what left it is written once nobody writes any more.
+        if not self._buffer and (self._idle or not self._right_to_write.locked()):
             return True
         ticket = _Ticket()
         self._tickets.append(ticket)
@@ -243,23 +250,21 @@ class Writer:
             )
             return
         self._count_flush(written, started)
-        self._announce(written.changes)
+        for change in written.changes:
+            self._announce(change)
 
-    def hold_still(self, seconds: float) -> bool:
-        """Keep the thread between two turns, so that the process may fork: a child that is born
-        while the thread is inside a database driver inherits its locks, locked for ever.
-
-        Returns:
-          bool: Whether to ``let_go`` after the fork; False if the turn takes longer than
-            ``seconds``, or if it is the thread itself that forks.
-        """
-        if self._owner == threading.get_ident():
-            return False
-        return self._turn.acquire(timeout=seconds)
+    def hold_still(self, seconds: float) -> None:
+        """Keep the thread between two turns while the process forks, if that can be had within
+        ``seconds``: a child that is born while the thread is inside a database driver inherits
+        its locks, locked for ever."""
+        if self._owner != threading.get_ident():
+            self._turn.acquire(timeout=seconds)
 
     def let_go(self) -> None:
         """Let the thread go on after a fork, in the parent."""
-        self._turn.release()
+        if self._owner != threading.get_ident():
+            with contextlib.suppress(RuntimeError):  # It couldn't be had in time.
+                self._turn.release()
 
     def after_fork(self) -> Store | None:
         """Begin anew in a forked child: what was pending is still the parent's.
@@ -300,9 +305,9 @@ class Writer:
             self._thread = None
             self._owner = None
             self._right_to_write.release()
-        # A push may have seen this thread alive and relied on it.
-        if self._buffer or self._tickets:
-            self._start()
+            # A push may have seen this thread and relied on it.
+            if self._buffer or self._tickets:
+                self._start()
 
     def _is_ending(self) -> bool:
         return self._ending is not None and self._ending is self._thread
@@ -401,6 +406,8 @@ class Writer:
         remaining = self._buffer.messages
         while remaining > 0:
             batch = self._buffer.take(self._config().max_batch_size, MAX_BATCH_BYTES)
+            if not batch:  # A receiver has flushed the rest.
+                break
             remaining -= len(batch)
             if not self._write(batch):
                 return False
@@ -412,13 +419,20 @@ class Writer:
                 return
 
     def _write(self, batch: Sequence[Entry]) -> bool:
+        """Commit a batch, announce what it changed, and tidy up."""
+        written = self._commit_all(batch)
+        self._announce_news()
+        self._tidy()
+        return written
+
+    def _commit_all(self, batch: Sequence[Entry]) -> bool:
         """Commit a batch.  If the database calls a value of it bad, halve it until the row is
         found; anything else that goes wrong puts back what isn't committed."""
         parts = [batch]
         while parts:
             part = parts.pop()
             try:
-                changes = self._commit(part)
+                self._news += self._commit(part)
             except BadDataError as error:
                 if len(part) == 1:
                     self._refuse(part[0], error)
@@ -435,10 +449,24 @@ class Writer:
                     raise
                 self._failed(error)
                 return False
-            else:
-                self._announce(changes)
-        self._tidy()
         return True
+
+    def _announce_news(self) -> None:
+        """Tell of every change that is committed.  A receiver may flush in turn: what that
+        commits is told by the call that is already telling."""
+        if self._announcing:
+            return
+        self._announcing = True
+        try:
+            while self._news:
+                change = self._news.popleft()
+                try:
+                    self._announce(change)
+                except BaseException:
+                    # SystemExit or asyncio's CancelledError, say: it ends no thread of ours.
+                    logger.exception("A receiver of task_changed failed for %r.", change.task)
+        finally:
+            self._announcing = False
 
     def _commit(self, part: Sequence[Entry]) -> Sequence[Change]:
         started = self._clock()
@@ -513,6 +541,9 @@ class Writer:
             rows_unchanged=written.unchanged,
             last_flush_seconds=self._clock() - started,
         )
+
+    def _is_in_transaction(self) -> bool:
+        return self._store is not None and self._store.is_in_transaction()
 
     def _tidy(self) -> None:
         try:

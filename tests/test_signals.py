@@ -47,7 +47,8 @@ def test_a_receiver_that_raises_is_logged_and_hurts_nobody(connect, caplog):
     def sound(task, transitions, **kwargs):
         heard.append((task, transitions))
 
-    middleware._announce(changes(1, 2))
+    for change in changes(1, 2):
+        middleware._announce(change)
 
     assert heard == [("task 1", (Status.ENQUEUED,)), ("task 2", (Status.ENQUEUED,))]
     logged = [record for record in caplog.records if "broken receiver" in str(record.exc_info)]
@@ -62,7 +63,7 @@ def test_the_sender_is_the_middleware():
     def handle(sender, task, **kwargs):
         heard.append((sender, task, sorted(kwargs)))
 
-    middleware._announce(changes(1))
+    middleware._announce(changes(1)[0])
     task_changed.disconnect(handle, sender=StateMiddleware)
 
     assert heard == [(StateMiddleware, "task 1", ["signal", "transitions"])]

@@ -41,6 +41,10 @@ class Store(Protocol):
           Exception: Anything else is an outage: the writer keeps the batch and tries again.
         """
 
+    def is_in_transaction(self) -> bool:
+        """Return whether the calling thread is in a transaction of its own: a batch written
+        now would be committed, or not, with that."""
+
     def tidy(self) -> None:
         """Drop connections that are too old or broken; called before and after a flush."""
 

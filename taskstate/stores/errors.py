@@ -9,7 +9,7 @@ error codes, SQLite's result codes as Python's sqlite3 module raises them.
 
 from __future__ import annotations
 
-from django.db import Error, IntegrityError
+from django.db import DatabaseError, Error, IntegrityError
 
 #: PostgreSQL: data exceptions, integrity violations, and a trigger's own RAISE.
 _SQLSTATE_BAD_CLASSES = ("22", "23")
@@ -39,6 +39,7 @@ _MYSQL_BAD = frozenset(
 )
 _MYSQL_CONFLICT = frozenset(
     {
+        1020,  # MariaDB: the record has changed since it was read
         1062,  # duplicate entry: another process has just inserted the row
         1213,  # deadlock
     }
@@ -47,12 +48,20 @@ _MYSQL_CONFLICT = frozenset(
 _MYSQL_LOCK_TIMEOUT = frozenset({1205})
 
 #: What Python's drivers raise for a value that they can't even send.
-_PYTHON_BAD = (OverflowError, UnicodeError)
+_PYTHON_BAD = (OverflowError, UnicodeEncodeError)
+
+
+class NotInsertedError(DatabaseError):
+    """A row is missing that was just inserted, or that a conflict said is there.
+
+    Somebody has deleted it in between, and the next try inserts it; or a trigger drops it
+    silently, and every try will.
+    """
 
 
 def is_bad_data(error: BaseException) -> bool:
     """Return whether ``error`` says that a value of the batch can't be stored."""
-    if isinstance(error, _PYTHON_BAD):
+    if isinstance(error, (*_PYTHON_BAD, NotInsertedError)):
         return True
     if not isinstance(error, Error):
         return False
@@ -69,6 +78,8 @@ def is_conflict(error: BaseException) -> bool:
     """Return whether ``error`` says that another writer was in the way: worth a try at once."""
     if not isinstance(error, Error):
         return False
+    if isinstance(error, NotInsertedError):
+        return True
     return _mysql_code(error) in _MYSQL_CONFLICT or _sqlstate(error) in _SQLSTATE_CONFLICT
 
 

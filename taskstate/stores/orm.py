@@ -16,9 +16,9 @@ from django.utils import timezone
 from .. import conf
 from ..buffer import Entry
 from ..models import Task
-from ..transitions import FINISHED, Transition, newest
+from ..transitions import FINISHED, Transition
 from . import BadDataError, Change, Written, locks, watermark
-from .errors import is_bad_data, is_conflict
+from .errors import NotInsertedError, is_bad_data, is_conflict
 
 logger = logging.getLogger("taskstate")
 
@@ -61,6 +61,10 @@ class OrmStore:
             if is_bad_data(error):
                 raise BadDataError(str(error)) from error
             raise
+
+    def is_in_transaction(self) -> bool:
+        """Return whether the calling thread is inside ``transaction.atomic``."""
+        return connections[conf.tasks_database()].in_atomic_block
 
     def tidy(self) -> None:
         """Close connections that are too old or broken."""
@@ -119,7 +123,7 @@ def _merge(connection: BaseDatabaseWrapper, entries: dict[uuid.UUID, Entry]) -> 
             # committed it before and never heard of it.
             if key in inserted or entry.uncertain:
                 changed.append(tasks[key])
-        elif newest(entry.winner, _fact(entry.winner.message_id, rows[key])) is entry.winner:
+        elif _precedence(rows[key]) < _precedence(_columns(tasks[key])):
             changed.append(tasks[key])
             outdated.append(tasks[key])
     _update(connection, outdated, rows)
@@ -155,10 +159,10 @@ def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
 
 
 def _require(keys: Iterable[uuid.UUID], rows: dict[uuid.UUID, Row]) -> None:
-    """Refuse rows that aren't there after all: a trigger can drop one silently."""
+    """Make sure that what was inserted is there."""
     lost = [key for key in keys if key not in rows]
     if lost:
-        raise BadDataError(f"{len(lost)} rows were not inserted, the first one is {lost[0]}")
+        raise NotInsertedError(f"{len(lost)} rows were not inserted, the first one is {lost[0]}")
 
 
 def _update(connection: BaseDatabaseWrapper, tasks: list[Task], rows: dict[uuid.UUID, Row]) -> None:
@@ -201,21 +205,21 @@ def _task(fact: Transition, connection: BaseDatabaseWrapper) -> Task:
     return task
 
 
-def _fact(message_id: str, row: Row) -> Transition:
-    """Return the fact that made ``row``."""
-    return Transition(
-        rank=row["rank"],
-        message_id=message_id,
-        actor_name=row["actor_name"],
-        queue_name=row["queue_name"],
-        attempt=row["attempt"],
-        enqueued_at=_milliseconds(row["enqueued_at"]),
-        started_at=None if row["started_at"] is None else _milliseconds(row["started_at"]),
-        user_pk=row["user_id"],
-        description=row["description"],
-        model_name=row["model_name"],
-        app_name=row["app_name"],
-        happened_at=0.0,
+def _precedence(row: Row) -> tuple[object, ...]:
+    """Return the sort key of a row: ``transitions.precedence``, in terms of columns."""
+    started_at, enqueued_at = row["started_at"], row["enqueued_at"]
+    return (
+        row["rank"],
+        row["attempt"],
+        started_at is not None,
+        started_at or enqueued_at,
+        enqueued_at,
+        row["actor_name"],
+        row["queue_name"],
+        row["description"],
+        row["model_name"],
+        row["app_name"],
+        "" if row["user_id"] is None else str(row["user_id"]),
     )
 
 
@@ -225,12 +229,6 @@ def _moment(milliseconds: int) -> datetime.datetime:
     if settings.USE_TZ:
         return moment
     return timezone.make_naive(moment, timezone.get_default_timezone())
-
-
-def _milliseconds(moment: datetime.datetime) -> int:
-    if timezone.is_naive(moment):
-        moment = timezone.make_aware(moment, timezone.get_default_timezone())
-    return (moment - EPOCH) // _MILLISECOND
 
 
 def _chunks(keys: Sequence[uuid.UUID], size: int | None) -> Iterator[Sequence[uuid.UUID]]:

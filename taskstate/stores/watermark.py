@@ -49,6 +49,8 @@ def enter(connection: BaseDatabaseWrapper) -> float:
             cursor.execute(f"LOCK TABLE {tasks} IN ROW EXCLUSIVE MODE")
         elif connection.vendor == "mysql":
             lock = " LOCK IN SHARE MODE"
+            # A statement's time is when it began: wait for the lock in one of its own.
+            cursor.execute(f"SELECT id FROM {table} WHERE id = {Watermark.ONLY}{lock}")
         else:
             # SQLite: a write first, since a transaction that reads first can't always write.
             cursor.execute(_creation(connection))

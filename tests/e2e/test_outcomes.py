@@ -367,6 +367,26 @@ def shutdown(position):
 
 
 @scenario
+def interrupted_before_our_hook(position):
+    """An exception in an earlier hook keeps ours from seeing the run begin: still a retry."""
+
+    class Interrupt(dm.Middleware):
+        interrupted = False
+
+        def before_process_message(self, broker, message):
+            if not self.interrupted:
+                self.interrupted = True
+                raise TimeLimitExceeded
+
+    broker = make_broker(Interrupt(), position=position)
+    story = Story(broker)
+    message = actor(broker, max_retries=1).send(for_state=STATE)
+    signals = "enqueued running? delayed? enqueued? running done"
+    story.expect(message, signals, status="done", attempt=1, hop=3)
+    return story
+
+
+@scenario
 def sent_again_by_its_own_actor(position):
     """No retry: the second run's start is its own."""
     broker = make_broker(dm.CurrentMessage(), position=position)

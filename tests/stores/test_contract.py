@@ -230,6 +230,38 @@ def test_a_triggers_own_error_is_bad_data(store, database):
     assert row(2).status == "enqueued"
 
 
+def test_a_row_that_is_deleted_while_it_is_inserted(store, database):
+    """By ``clear_tasks``, or in the admin: it is no bad row, it is inserted again."""
+    deleted = []
+
+    def delete_once(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if sql.startswith("INSERT") and "taskstate_task" in sql and not deleted:
+            deleted.append(1)
+            with connections[database].cursor() as cursor:
+                cursor.execute("DELETE FROM taskstate_task")
+        return result
+
+    with connections[database].execute_wrapper(delete_once):
+        written = store.write([make_entry(make_transition())])
+
+    assert deleted == [1]
+    assert len(written.changes) == 1
+    assert row().status == "enqueued"
+
+
+def test_a_row_that_a_trigger_drops_is_refused(store, database):
+    """However often it is tried: it is that one row's fate, not an outage."""
+
+    def drop(execute, sql, params, many, context):
+        if sql.startswith("INSERT") and "taskstate_task" in sql:
+            return None
+        return execute(sql, params, many, context)
+
+    with connections[database].execute_wrapper(drop), pytest.raises(BadDataError):
+        store.write([make_entry(make_transition())])
+
+
 class trigger:
     """Forbid descriptions, by a trigger, in each database's own words."""
 
@@ -408,6 +440,20 @@ def test_times_without_time_zones(store, settings, zone):
     entry = make_entry(make_transition(Status.DONE, at=START + 1, started_at=START))
     store.write([entry])
     assert store.write([entry]).changes == []
+
+    # The hour that is there twice when summer time ends, with no word on which one it is.
+    twice = 1_604_208_600_000  # 2020-11-01 05:30 UTC, 01:30 in New York
+    for status in (Status.RUNNING, Status.DONE):
+        store.write(
+            [
+                make_entry(
+                    make_transition(
+                        status, at=twice, enqueued_at=twice, started_at=twice, message_id=make_id(2)
+                    )
+                )
+            ]
+        )
+    assert row(2).status == "done"
 
     local = row().updated_at
     assert local.tzinfo is None
