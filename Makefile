@@ -1,5 +1,5 @@
 # `make demo` shows the main job, `make test` passes the tests. Both need Python and make alone:
-# they install what they use into .venv.
+# they install what they use into .venv, from the package index that pip is set up for.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,6 +8,8 @@ DATABASE ?=
 ARGS ?=
 
 export BROKER DATABASE
+
+comma := ,
 
 .PHONY: demo test lint clean
 
@@ -22,24 +24,25 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# Quiet, unless it fails.
+define install
+	@echo "Installing what this needs into $(VENV) ..."
+	@$(VENV)/bin/python -m pip install --editable '.[$(1)]' >$(VENV)/install.log 2>&1 \
+		|| { cat $(VENV)/install.log; exit 1; }
+	@touch $@
+endef
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing what the demo needs into $(VENV) ..."
-	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,servers]'
-	@touch $@
+	$(call install,demo$(comma)servers)
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing what the tests need into $(VENV) ..."
-	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,servers,test]'
-	@touch $@
+	$(call install,demo$(comma)servers$(comma)test)
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing the linters into $(VENV) ..."
-	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,servers,test,lint]'
-	@touch $@
+	$(call install,demo$(comma)servers$(comma)test$(comma)lint)
 
 clean:
 	rm -rf $(VENV) .venv-lint .venv-tox .tox var build dist *.egg-info

@@ -47,7 +47,8 @@ def main():
         django.setup()
         # The actors are meant to fail; Dramatiq would log each traceback.
         logging.getLogger("dramatiq").setLevel(logging.CRITICAL)
-        prepare()
+        if not prepare():
+            return 1
         run = f"demo-{uuid.uuid4().hex[:8]}"
         started = time.monotonic()
         with workers():
@@ -60,14 +61,30 @@ def main():
 
 
 def prepare():
-    """Make the tables."""
+    """Make the tables, and empty the queue of what an earlier run has left; return whether the
+    database and the broker answered."""
+    import dramatiq
     from django.core.management import call_command
+    from django.db import connections
 
-    from benchmarks.project import settings
+    from benchmarks.project import settings, tasks
 
     console.print(f"Database {_redacted(settings.DATABASE)}, broker {_redacted(settings.BROKER)}")
+    try:
+        connections["default"].ensure_connection()
+    except Exception as error:  # noqa: BLE001 - a driver's own, whichever it is
+        console.print(f"[red]The database does not answer:[/] {error}")
+        console.print("The database has to be there; the demo makes its tables.")
+        return False
+    try:
+        dramatiq.get_broker().declare_queue(tasks.QUEUE)
+        dramatiq.get_broker().flush(tasks.QUEUE)
+    except Exception as error:  # noqa: BLE001 - a client's own, whichever it is
+        console.print(f"[red]The broker does not answer:[/] {error!r}")
+        return False
     for alias in ("default", "scratch"):
         call_command("migrate", database=alias, verbosity=0)
+    return True
 
 
 def _redacted(url):
@@ -226,7 +243,7 @@ def report(run, record, took):
     console.print(table)
     console.print(
         f"{alone / statements:,.0f} times fewer statements. The right column was counted: the "
-        "same transitions went through update_or_create() into a scratch database."
+        "same transitions went through update_or_create() into a scratch SQLite database."
     )
 
 
@@ -240,6 +257,8 @@ def write_each(transitions):
     counter = StatementCounter()
     now = datetime.datetime.now(tz=datetime.timezone.utc)
     title = "Counting the alternative"
+    if not console.is_terminal:
+        console.print(f"{title} ...")
     steps = track(transitions, description=title, console=console, transient=True)
     with connections["scratch"].execute_wrapper(counter):
         for message_id, status, attempt in steps:
@@ -257,4 +276,8 @@ def rows_alone():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        sys.exit(130)

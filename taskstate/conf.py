@@ -73,7 +73,7 @@ def find_problem(key: str, value: object) -> Problem | None:
     whole = isinstance(default, int)
     kind = "a whole number" if whole else "a number"
     cure = (
-        f"Set it to {kind} of {unit} from {smallest:,} to {greatest:,}; the default is {default}."
+        f"Set it to {kind} of {unit} from {smallest:,} to {greatest:,}; the default is {default:,}."
     )
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return Problem(key, f"{key} is {value!r}, which is not {kind}.", cure)

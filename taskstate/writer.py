@@ -131,6 +131,7 @@ class Writer:
         self._news: deque[Change] = deque()
         self._announcing = False
         self._outage = False
+        self._gave_up = False
         self._report_drops_at = 1
         self._tickets: deque[_Ticket] = deque()
         self._doorbell = Doorbell()
@@ -198,16 +199,22 @@ class Writer:
         again.
 
         Parameters:
-          timeout(float): Seconds that it may take; None takes ``shutdown_timeout``.
+          timeout(float): Seconds that it may take; None takes ``shutdown_timeout``, and no time
+            at all if an earlier ``stop`` has waited that long in vain: a worker stops its writer
+            when it shuts down, and then its process does.
 
         Returns:
           bool: Whether everything was written.  If not, the thread goes on trying for as
             long as the process lives.
         """
+        gave_up = self._gave_up
         if timeout is None:
-            timeout = self._config().shutdown_timeout
+            timeout = 0 if gave_up else self._config().shutdown_timeout
         deadline = Deadline(timeout)
         if not self.flush(timeout):
+            self._gave_up = True
+            if gave_up:
+                return False
             logger.error(
                 "The states of %d tasks could not be written within %.1f seconds; they are lost "
                 "if this process ends now. Last error: %s. The cure is a database that answers, "
@@ -490,7 +497,7 @@ class Writer:
             entry.winner.message_id,
             entry.winner.status.value,
             entry.winner.actor_name,
-            error,
+            str(error).partition("\n")[0],  # PostgreSQL's next lines hold the row itself.
         )
 
     def _failed(self, error: Exception) -> None:
@@ -510,6 +517,7 @@ class Writer:
 
     def _succeeded(self) -> None:
         self._backoff.succeeded()
+        self._gave_up = False
         if self._outage:
             self._outage = False
             dropped = self._buffer.dropped
@@ -562,4 +570,5 @@ class Writer:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    """Return an error as one line without a full stop."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":.")

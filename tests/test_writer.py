@@ -352,6 +352,22 @@ def test_stop_takes_its_limit_from_the_settings(threaded):
     assert not threaded.writer.stop()
 
 
+def test_a_worker_and_its_process_wait_once_together(threaded, caplog):
+    """``SHUTDOWN_TIMEOUT`` is for the process: the second stop doesn't wait it all again."""
+    threaded.config = Config(shutdown_timeout=0.05)
+    threaded.store.error = Outage()
+    threaded.push(1)
+    assert not threaded.writer.stop()
+    threaded.config = Config(shutdown_timeout=LIMIT_SECONDS * 100)
+
+    assert not threaded.writer.stop()
+
+    assert caplog.text.count("could not be written within") == 1
+    threaded.store.error = None
+    assert threaded.writer.flush(LIMIT_SECONDS)
+    assert not threaded.writer._gave_up
+
+
 def test_an_exception_that_is_no_error_keeps_the_batch(bench):
     """SystemExit out of a driver, say: it goes its way, the batch stays."""
     bench.store.error = SystemExit()

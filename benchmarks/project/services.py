@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import dj_database_url
 
+DATABASES = ("sqlite:///", "postgres://", "postgresql://", "mysql://")
 BROKERS = {
     "stub": "dramatiq.brokers.stub.StubBroker",
     "redis": "dramatiq.brokers.redis.RedisBroker",
@@ -14,6 +15,11 @@ BROKERS = {
 def database(url):
     """Return the entry of ``DATABASES`` for ``url``: sqlite, postgres, or mysql, which is also
     MariaDB."""
+    if not url.startswith(DATABASES) or ":memory:" in url:
+        raise SystemExit(
+            f"DATABASE={url}: it starts with one of {', '.join(DATABASES)}, and an SQLite "
+            "database is a file, since processes and threads share it."
+        )
     config = dict(dj_database_url.parse(url))
     if config["ENGINE"].endswith("mysql"):
         use_pymysql()
@@ -31,7 +37,7 @@ def broker(url, middleware, options):
     url = url.replace("rabbitmq://", "amqp://", 1)
     scheme = urlsplit(url).scheme
     if scheme not in BROKERS:
-        raise SystemExit(f"BROKER={url}: it starts with one of {', '.join(BROKERS)}.")
+        raise SystemExit(f"BROKER={url}: it starts with stub://, redis:// or rabbitmq://.")
     return {
         "BROKER": BROKERS[scheme],
         "OPTIONS": options if scheme == "stub" else {"url": url, **options},

@@ -276,7 +276,7 @@ def queue_env(request):
         import redis
 
         client = redis.Redis.from_url(servers.url("redis"))
-        for key in client.scan_iter(f"dramatiq:{queue}*"):
+        for key in client.scan_iter(f"dramatiq:*{queue}*"):
             client.delete(key)
         client.close()
     else:
