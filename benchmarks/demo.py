@@ -20,6 +20,7 @@ from pathlib import Path
 import django
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -73,14 +74,14 @@ def prepare():
     try:
         connections["default"].ensure_connection()
     except Exception as error:  # noqa: BLE001 - a driver's own, whichever it is
-        console.print(f"[red]The database does not answer:[/] {error}")
+        console.print(f"[red]The database does not answer:[/] {escape(str(error))}")
         console.print("The database has to be there; the demo makes its tables.")
         return False
     try:
         dramatiq.get_broker().declare_queue(tasks.QUEUE)
         dramatiq.get_broker().flush(tasks.QUEUE)
     except Exception as error:  # noqa: BLE001 - a client's own, whichever it is
-        console.print(f"[red]The broker does not answer:[/] {error!r}")
+        console.print(f"[red]The broker does not answer:[/] {escape(str(error))}")
         return False
     for alias in ("default", "scratch"):
         call_command("migrate", database=alias, verbosity=0)
