@@ -143,6 +143,16 @@ def test_fork(end, database):
     ]
 
 
+def test_nothing_is_left_for_the_thread_to_import(sqlite):
+    """A fork in the middle of an import leaves the child with half a module."""
+    run_script(
+        SETUP
+        + "assert 'taskstate.stores.orm' in sys.modules\n"
+        + "assert 'django.db.backends.sqlite3.base' in sys.modules\n",
+        sqlite,
+    )
+
+
 MULTIPROCESSING = (
     SETUP
     + """
