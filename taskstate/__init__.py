@@ -5,8 +5,8 @@ The public names are ``flush``, ``stats`` and ``Stats`` here,
 ``taskstate.models.Task`` with its ``Status``.
 """
 
+from .flusher import Stats
 from .process import flush, stats
 from .version import __version__
-from .writer import Stats
 
 __all__ = ["Stats", "__version__", "flush", "stats"]

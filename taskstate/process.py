@@ -13,9 +13,10 @@ import os
 from multiprocessing.util import Finalize
 from weakref import WeakSet
 
+from .flusher import Stats
 from .stores import Store
 from .threads import Deadline
-from .writer import Stats, Writer
+from .writer import Writer
 
 logger = logging.getLogger("taskstate")
 

@@ -1,4 +1,4 @@
-"""The background thread: when to flush, when to try again, when to stop.
+"""The background thread: when to flush, when to try again, when to stop, when to fork.
 
 One ``Writer`` serves one middleware.  ``push`` hands it a transition; its thread coalesces them
 and commits them through a store.  It knows no Django model: the store, the announcer, the
@@ -8,25 +8,22 @@ clock and the settings are handed in.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import logging
 import random
 import threading
 import time
 from collections import deque
-from typing import Callable, Sequence
+from typing import Callable
 
-from .buffer import Buffer, Entry
 from .conf import Config
-from .pacing import Backoff, TokenBucket
-from .stores import BadDataError, Change, Store, Written
+from .flusher import Flusher, Stats
+from .pacing import TokenBucket
+from .stores import Change, Store
 from .threads import Deadline, Doorbell, Latch
 from .transitions import Transition
 
 logger = logging.getLogger("taskstate")
-
-#: How much one statement may take, in bytes: a quarter of MariaDB's max_allowed_packet.
-MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 #: How the thread is called in a debugger.
 THREAD_NAME = "taskstate-writer"
@@ -35,48 +32,6 @@ THREAD_NAME = "taskstate-writer"
 NAP_SECONDS = 0.05
 #: An idle writer is woken by the next push; this only bounds the wait.
 IDLE_SECONDS = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Stats:
-    """What a process's writers have done so far; see ``taskstate.stats``."""
-
-    #: Messages that wait to be written.
-    pending: int = 0
-    #: Transitions that were taken from the queue.
-    transitions: int = 0
-    #: Batches that were committed.
-    flushes: int = 0
-    #: Rows that were inserted or changed.
-    rows_written: int = 0
-    #: Rows that already held the same fact or a newer one, or were cleared meanwhile.
-    rows_unchanged: int = 0
-    #: Facts given up because more than ``MAX_PENDING`` messages were waiting.
-    dropped: int = 0
-    #: Rows that the database refused as bad data.
-    refused: int = 0
-    #: Flushes that failed and were, or will be, tried again.
-    failures: int = 0
-    #: The last failure as text, or None.
-    last_error: str | None = None
-    #: How long the last flush took, in seconds, or None.
-    last_flush_seconds: float | None = None
-
-    def __add__(self, later: Stats) -> Stats:
-        """Return the sums of both; what happened last is ``later``'s, if it knows."""
-        took = later.last_flush_seconds
-        return Stats(
-            pending=self.pending + later.pending,
-            transitions=self.transitions + later.transitions,
-            flushes=self.flushes + later.flushes,
-            rows_written=self.rows_written + later.rows_written,
-            rows_unchanged=self.rows_unchanged + later.rows_unchanged,
-            dropped=self.dropped + later.dropped,
-            refused=self.refused + later.refused,
-            failures=self.failures + later.failures,
-            last_error=later.last_error or self.last_error,
-            last_flush_seconds=self.last_flush_seconds if took is None else took,
-        )
 
 
 class _Ticket:
@@ -112,27 +67,24 @@ class Writer:
         clock: Callable[[], float] = time.monotonic,
         randomness: Callable[[], float] = random.random,
     ) -> None:
-        self._open_store = open_store
-        self._announce = announce
         self._config = config
         self._watch = watch
         self._clock = clock
-        self._randomness = randomness
-        self._store: Store | None = None
+        self._make_flusher = functools.partial(
+            Flusher,
+            open_store=open_store,
+            announce=announce,
+            clock=clock,
+            randomness=randomness,
+        )
         self._reset()
 
     def _reset(self) -> None:
-        self._buffer = Buffer(Config.max_pending)
+        self._flusher = self._make_flusher()
+        self._buffer = self._flusher.buffer
+        self._backoff = self._flusher.backoff
         self._bucket = TokenBucket()
-        self._backoff = Backoff(self._randomness)
-        self._stats = Stats()
-        self._in_flight = 0
-        # What is committed and not announced yet.
-        self._news: deque[Change] = deque()
-        self._announcing = False
-        self._outage = False
         self._gave_up = False
-        self._report_drops_at = 1
         self._tickets: deque[_Ticket] = deque()
         self._doorbell = Doorbell()
         # Whoever holds it may write: the thread, or a caller when no thread can be started.
@@ -152,7 +104,8 @@ class Writer:
         """Hand over a fact.  One append; it never waits, and never touches the database,
         except where ``SYNCHRONOUS`` asks for just that."""
         if self._config().synchronous:
-            self._write_now(transition)
+            self._watch(self)
+            self._flusher.write_now(transition)
             return
         self._buffer.push(transition)
         if self._idle:
@@ -174,7 +127,7 @@ class Writer:
           bool: False if that wasn't achieved in time; what is pending stays so.
         """
         if self._owner == threading.get_ident():
-            return not self._is_in_transaction() and self._flush_everything()
+            return not self._flusher.is_in_transaction() and self._flush_everything()
         # The buffer first: what left it is written once nobody writes any more.
         if not self._buffer and (self._idle or not self._right_to_write.locked()):
             return True
@@ -221,7 +174,7 @@ class Writer:
                 "or a longer TASKSTATE['SHUTDOWN_TIMEOUT'].",
                 self.stats().pending,
                 timeout,
-                self._stats.last_error,
+                self.stats().last_error,
             )
             return False
         thread = self._thread
@@ -233,32 +186,7 @@ class Writer:
 
     def stats(self) -> Stats:
         """Return what this writer has done so far."""
-        return dataclasses.replace(
-            self._stats,
-            pending=len(self._buffer) + self._in_flight,
-            dropped=self._buffer.dropped,
-        )
-
-    def _write_now(self, transition: Transition) -> None:
-        """Write one fact in the calling thread, on its own connection.  An error is logged and
-        counted; it never reaches the caller."""
-        self._watch(self)
-        self._stats += Stats(transitions=1)
-        started = self._clock()
-        try:
-            written = self._open_store().write([Entry(transition)])
-        except Exception as error:
-            is_bad = isinstance(error, BadDataError)
-            self._stats += Stats(refused=is_bad, failures=not is_bad, last_error=_describe(error))
-            logger.exception(
-                "The state of task %s could not be written, and won't be tried again "
-                "(TASKSTATE['SYNCHRONOUS'] is on).",
-                transition.message_id,
-            )
-            return
-        self._count_flush(written, started)
-        for change in written.changes:
-            self._announce(change)
+        return self._flusher.stats()
 
     def hold_still(self, seconds: float) -> None:
         """Keep the thread between two turns while the process forks, if that can be had within
@@ -280,7 +208,7 @@ class Writer:
           Store: The parent's, which the child must keep alive and never touch: its connections
             are the parent's, and would be closed with it.
         """
-        store, self._store = self._store, None
+        store = self._flusher.abandon()
         self._reset()
         return store
 
@@ -308,7 +236,7 @@ class Writer:
                 self._sleep(pause)
         finally:
             with self._turn:
-                self._close_store()
+                self._flusher.close()
             self._thread = None
             self._owner = None
             self._right_to_write.release()
@@ -336,7 +264,7 @@ class Writer:
         try:
             return self.step()
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
-            self._failed(error)
+            self._flusher.failed(error)
             return self._backoff.delay(self._clock())
 
     def step(self) -> float | None:
@@ -347,7 +275,7 @@ class Writer:
         """
         config = self._config()
         self._buffer.max_pending = config.max_pending
-        self._absorb()
+        self._flusher.absorb()
         if self._tickets:
             self._serve_tickets()
         if not self._buffer.messages:
@@ -359,7 +287,7 @@ class Writer:
         if self._is_ending() or self._bucket.take(now, config.flush_interval):
             self._flush_everything()
         else:
-            self._flush_full_batches(config.max_batch_size)
+            self._flusher.full_batches(config.max_batch_size)
         return self._delay(config.flush_interval)
 
     def _delay(self, interval: float) -> float | None:
@@ -381,6 +309,11 @@ class Writer:
                 self._forget(ticket)
                 ticket.latch.open()
 
+    def _flush_everything(self) -> bool:
+        flushed = self._flusher.everything(self._config().max_batch_size)
+        self._gave_up = self._gave_up and not flushed
+        return flushed
+
     def _forget(self, ticket: _Ticket) -> None:
         try:
             self._tickets.remove(ticket)
@@ -398,177 +331,3 @@ class Writer:
         finally:
             self._owner = None
             self._right_to_write.release()
-
-    # One flush.
-
-    def _absorb(self) -> None:
-        absorbed = self._buffer.absorb()
-        if absorbed:
-            self._stats += Stats(transitions=absorbed)
-        self._report_drops()
-
-    def _flush_everything(self) -> bool:
-        """Write all that is pending by now, batch by batch; return whether all of it went."""
-        self._absorb()
-        remaining = self._buffer.messages
-        while remaining > 0:
-            batch = self._buffer.take(self._config().max_batch_size, MAX_BATCH_BYTES)
-            if not batch:  # A receiver has flushed the rest.
-                break
-            remaining -= len(batch)
-            if not self._write(batch):
-                return False
-        return True
-
-    def _flush_full_batches(self, max_batch_size: int) -> None:
-        while self._buffer.messages >= max_batch_size:
-            if not self._write(self._buffer.take(max_batch_size, MAX_BATCH_BYTES)):
-                return
-
-    def _write(self, batch: Sequence[Entry]) -> bool:
-        """Commit a batch, announce what it changed, and tidy up."""
-        written = self._commit_all(batch)
-        self._announce_news()
-        self._tidy()
-        return written
-
-    def _commit_all(self, batch: Sequence[Entry]) -> bool:
-        """Commit a batch.  If the database calls a value of it bad, halve it until the row is
-        found; anything else that goes wrong puts back what isn't committed."""
-        parts = [batch]
-        while parts:
-            part = parts.pop()
-            try:
-                self._news += self._commit(part)
-            except BadDataError as error:
-                if len(part) == 1:
-                    self._refuse(part[0], error)
-                else:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
-            except BaseException as error:
-                for entry in part:
-                    entry.uncertain = True
-                rest = [entry for unwritten in reversed(parts) for entry in unwritten]
-                self._buffer.put_back([*part, *rest])
-                self._report_drops()
-                if not isinstance(error, Exception):
-                    raise
-                self._failed(error)
-                return False
-        return True
-
-    def _announce_news(self) -> None:
-        """Tell of every change that is committed.  A receiver may flush in turn: what that
-        commits is told by the call that is already telling."""
-        if self._announcing:
-            return
-        self._announcing = True
-        try:
-            while self._news:
-                change = self._news.popleft()
-                try:
-                    self._announce(change)
-                except BaseException:
-                    # SystemExit or asyncio's CancelledError, say: it ends no thread of ours.
-                    logger.exception("A receiver of task_changed failed for %r.", change.task)
-        finally:
-            self._announcing = False
-
-    def _commit(self, part: Sequence[Entry]) -> Sequence[Change]:
-        started = self._clock()
-        self._in_flight += len(part)
-        try:
-            store = self._store = self._store or self._open_store()
-            store.tidy()
-            written = store.write(part)
-        finally:
-            self._in_flight -= len(part)
-        self._succeeded()
-        self._count_flush(written, started)
-        return written.changes
-
-    def _refuse(self, entry: Entry, error: BadDataError) -> None:
-        self._succeeded()
-        self._stats += Stats(refused=1, last_error=_describe(error))
-        logger.error(
-            "The database refuses the state of task %s (%s, actor %s) as bad data, so it is not "
-            "written; all others are. It says: %s",
-            entry.winner.message_id,
-            entry.winner.status.value,
-            entry.winner.actor_name,
-            str(error).partition("\n")[0],  # PostgreSQL's next lines hold the row itself.
-        )
-
-    def _failed(self, error: Exception) -> None:
-        self._backoff.failed(self._clock())
-        self._stats += Stats(failures=1, last_error=_describe(error))
-        if not self._outage:
-            self._outage = True
-            logger.error(
-                "Task states can't be written: %s. Up to %s messages are kept, and written later. "
-                "Check that the database answers, and that it is migrated (manage.py migrate "
-                "taskstate, with --database if DRAMATIQ_TASKS_DATABASE is set). This is logged "
-                "once per outage.",
-                _describe(error),
-                f"{self._buffer.max_pending:,}",
-                exc_info=error,
-            )
-
-    def _succeeded(self) -> None:
-        self._backoff.succeeded()
-        self._gave_up = False
-        if self._outage:
-            self._outage = False
-            dropped = self._buffer.dropped
-            self._report_drops_at = dropped + 1
-            logger.warning(
-                "Task states are written again; %s messages still wait, and %s states were "
-                "dropped since this process began.",
-                f"{len(self._buffer):,}",
-                f"{dropped:,}",
-            )
-
-    def _report_drops(self) -> None:
-        dropped = self._buffer.dropped
-        if dropped < self._report_drops_at:
-            return
-        # A line per doubling: an hour of drops is a screen of log, not a disk of it.
-        self._report_drops_at = 2 * dropped
-        logger.error(
-            "More than %s messages wait to be written, so the oldest states are dropped: %s so "
-            "far. The cure is a database that answers, or a higher TASKSTATE['MAX_PENDING'].",
-            f"{self._buffer.max_pending:,}",
-            f"{dropped:,}",
-        )
-
-    def _count_flush(self, written: Written, started: float) -> None:
-        self._stats += Stats(
-            flushes=1,
-            rows_written=len(written.changes),
-            rows_unchanged=written.unchanged,
-            last_flush_seconds=self._clock() - started,
-        )
-
-    def _is_in_transaction(self) -> bool:
-        return self._store is not None and self._store.is_in_transaction()
-
-    def _tidy(self) -> None:
-        try:
-            if self._store is not None:
-                self._store.tidy()
-        except Exception:
-            logger.exception("The writer could not close an old database connection.")
-
-    def _close_store(self) -> None:
-        store, self._store = self._store, None
-        if store is not None:
-            try:
-                store.close()
-            except Exception:
-                logger.exception("The writer could not close its database connection.")
-
-
-def _describe(error: BaseException) -> str:
-    """Return an error as one line without a full stop."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":.")

@@ -11,6 +11,7 @@ from taskstate.middleware import StateMiddleware
 from taskstate.models import Task, Watermark
 from taskstate.signals import task_changed
 from tests import servers
+from tests.bench import Bench
 
 #: How long a test waits for what must happen; only a failure ever takes as long.
 LIMIT_SECONDS = 30
@@ -100,3 +101,19 @@ def signals():
     task_changed.connect(note, sender=StateMiddleware)
     yield seen
     task_changed.disconnect(note, sender=StateMiddleware)
+
+
+@pytest.fixture
+def bench():
+    return Bench(flush_interval=1.0, max_batch_size=10, max_pending=100)
+
+
+@pytest.fixture
+def threaded(bench):
+    """A writer whose thread starts and ends with the test."""
+    bench.threads = True
+    yield bench
+    bench.store.error = None
+    bench.store.on_write = lambda: None
+    assert bench.writer.stop(LIMIT_SECONDS)
+    assert bench.writer._thread is None

@@ -7,107 +7,10 @@ import threading
 import pytest
 
 from taskstate.conf import Config
-from taskstate.pacing import BURST
-from taskstate.stores import BadDataError, Change, Written
-from taskstate.transitions import Status
 from taskstate.writer import Writer
+from tests.bench import Outage
 from tests.conftest import LIMIT_SECONDS
 from tests.factories import make_id, make_transition
-
-
-class Outage(Exception):
-    """What a database that is away raises."""
-
-
-class FakeStore:
-    """Keeps what was committed, and fails when told to."""
-
-    def __init__(self):
-        self.batches = []
-        self.poison = set()
-        self.error = None
-        self.errors_after_commit = []
-        self.tries = 0
-        self.tidied = 0
-        self.closed = 0
-        self.in_transaction = False
-        self.on_write = lambda: None
-
-    def write(self, batch):
-        self.tries += 1
-        self.on_write()
-        if self.error is not None:
-            raise self.error
-        if any(entry.winner.message_id in self.poison for entry in batch):
-            raise BadDataError("no such colour")
-        self.batches.append(list(batch))
-        if self.errors_after_commit:
-            raise self.errors_after_commit.pop()
-        return Written([Change(entry.winner, entry) for entry in batch], 0)
-
-    def is_in_transaction(self):
-        return self.in_transaction
-
-    def tidy(self):
-        self.tidied += 1
-
-    def close(self):
-        self.closed += 1
-
-    @property
-    def committed(self):
-        return [entry.winner for batch in self.batches for entry in batch]
-
-
-class Bench:
-    """A writer with everything around it faked; no thread starts by itself."""
-
-    def __init__(self, **config):
-        self.now = 1000.0
-        self.store = FakeStore()
-        self.config = Config(**config)
-        self.announced = []
-        self.watched = []
-        self.threads = False
-        self.writer = Writer(
-            open_store=lambda: self.store,
-            announce=self.announced.append,
-            config=lambda: self.config,
-            watch=self.watched.append,
-            clock=lambda: self.now,
-            randomness=lambda: 1.0,
-        )
-        self.start = self.writer._start
-        self.writer._start = lambda: self.threads and self.start()
-
-    def push(self, *numbers, status=Status.ENQUEUED, hop=1):
-        for number in numbers:
-            self.writer.push(make_transition(status, hop, message_id=make_id(number)))
-
-    def spend_burst(self):
-        """Use up what a quiet time allows at once."""
-        for number in range(BURST):
-            self.push(10**6 + number)
-            self.writer.step()
-        assert len(self.store.batches) == BURST
-        self.store.batches.clear()
-
-
-@pytest.fixture
-def bench():
-    return Bench(flush_interval=1.0, max_batch_size=10, max_pending=100)
-
-
-@pytest.fixture
-def threaded(bench):
-    """A writer whose thread starts and ends with the test."""
-    bench.threads = True
-    yield bench
-    bench.store.error = None
-    bench.store.on_write = lambda: None
-    assert bench.writer.stop(LIMIT_SECONDS)
-    assert bench.writer._thread is None
-
 
 # When to flush.
 
@@ -182,273 +85,6 @@ def test_settings_are_read_live(bench):
     assert len(bench.store.committed) == 1
 
 
-# When it fails.
-
-
-def test_an_outage_loses_nothing(bench, caplog):
-    """The batch is kept, newer facts win, and the operator is told twice: start and end."""
-    bench.store.error = Outage("connection refused")
-    bench.push(*range(25))
-    for _ in range(5):
-        assert bench.writer.step() > 0
-        bench.now += 60
-    bench.push(3, status=Status.DONE)
-    bench.push(26)
-    assert bench.store.tries == 5
-    assert bench.store.committed == []
-
-    bench.store.error = None
-    assert bench.writer.step() is None
-
-    assert [fact.message_id for fact in bench.store.committed] == [
-        *(make_id(n) for n in range(25)),
-        make_id(26),
-    ]
-    assert bench.store.committed[3].status == Status.DONE
-    stats = bench.writer.stats()
-    assert (stats.failures, stats.dropped, stats.pending) == (5, 0, 0)
-    assert stats.last_error == "Outage: connection refused"
-    messages = [record.message for record in caplog.records]
-    assert len(messages) == 2
-    assert "Outage: connection refused" in messages[0]
-    assert "written again" in messages[1]
-
-
-def test_a_failed_flush_is_tried_again_after_a_pause(bench):
-    """No busy loop during an outage: the pause doubles."""
-    bench.store.error = Outage()
-    bench.push(1)
-    assert bench.writer.step() == pytest.approx(0.1, abs=0.01)
-    assert bench.writer.step() == pytest.approx(0.1, abs=0.01)
-    assert bench.store.tries == 1
-
-    bench.now += 0.1
-    # The rate limit is still in force, so the next pause is no shorter.
-    assert bench.writer.step() >= 0.19
-    assert bench.store.tries == 2
-
-
-def test_what_follows_a_failed_batch_is_kept_too(bench):
-    """The failure of one batch must not lose those behind it."""
-    bench.push(*range(25))
-    fail_from_second_on(bench.store)
-
-    bench.writer.step()
-
-    assert len(bench.store.committed) == 10
-    assert bench.writer.stats().pending == 15
-    bench.store.error = None
-    bench.store.on_write = lambda: None
-    bench.now += 60
-    bench.writer.step()
-    assert {fact.message_id for fact in bench.store.committed} == {make_id(n) for n in range(25)}
-
-
-def fail_from_second_on(store):
-    def fail():
-        if store.tries == 2:
-            store.error = Outage()
-
-    store.on_write = fail
-
-
-def test_a_lost_answer_counts_as_uncertain(bench):
-    """It may have been committed: the store is told, so that the signal is not lost with it."""
-    bench.store.errors_after_commit = [Outage("server closed the connection")]
-    bench.push(1)
-    bench.writer.step()
-    bench.now += 60
-    bench.writer.step()
-
-    (first,), (second,) = bench.store.batches
-    assert first is second
-    assert second.uncertain
-    assert len(bench.announced) == 1
-
-
-def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
-    """At MAX_PENDING the oldest go, counted, with a line per doubling."""
-    bench.store.error = Outage()
-    for number in range(150):
-        bench.push(number)
-        bench.writer.step()
-
-    assert bench.writer.stats().pending == 100
-    assert bench.writer.stats().dropped == 50
-    drops = [record.message for record in caplog.records if "are dropped" in record.message]
-    assert "1 so far" in drops[0]
-    assert "MAX_PENDING" in drops[0]
-    assert len(drops) == 6  # 1, 2, 4, 8, 16, 32
-
-
-def test_each_outage_tells_of_its_own_drops(bench, caplog):
-    """Even if it drops fewer than the one before; and its end tells how many there were."""
-    bench.store.error = Outage()
-    for number in range(150):
-        bench.push(number)
-        bench.writer.step()
-    bench.store.error = None
-    bench.now += 60
-    bench.writer.step()
-    assert "50 states were dropped" in caplog.records[-1].message
-    caplog.clear()
-
-    bench.store.error = Outage()
-    for number in range(101):
-        bench.push(number)
-        bench.writer.step()
-
-    assert [r.message for r in caplog.records if "51 so far" in r.message]
-
-
-def test_one_bad_row_stays_one_bad_row(bench, caplog):
-    """It is found by halving, refused, logged with its id; all others are committed."""
-    bench.store.poison = {make_id(3), make_id(7)}
-    bench.push(*range(10))
-
-    assert bench.writer.step() is None
-
-    good = {make_id(n) for n in range(10)} - bench.store.poison
-    assert {fact.message_id for fact in bench.store.committed} == good
-    stats = bench.writer.stats()
-    assert (stats.refused, stats.failures, stats.pending, stats.rows_written) == (2, 0, 0, 8)
-    assert "no such colour" in stats.last_error
-    logged = [record.message for record in caplog.records]
-    assert [make_id(3) in logged[0], make_id(7) in logged[1]] == [True, True]
-
-
-def test_an_outage_while_looking_for_a_bad_row_keeps_the_rest(bench):
-    """Neither half of a batch is lost by it."""
-    bench.store.poison = {make_id(9)}
-    fail_from_second_on(bench.store)
-    bench.push(*range(10))
-    bench.writer.step()
-    assert bench.writer.stats().pending == 10
-
-    bench.store.error = None
-    bench.store.on_write = lambda: None
-    bench.now += 60
-    bench.writer.step()
-
-    assert len(bench.store.committed) == 9
-    assert bench.writer.stats().refused == 1
-
-
-def test_an_error_without_a_text(bench):
-    """It is called by its name, and nothing more."""
-    bench.store.error = Outage()
-    bench.push(1)
-    bench.writer.step()
-
-    assert bench.writer.stats().last_error == "Outage"
-
-
-def test_stop_takes_its_limit_from_the_settings(threaded):
-    """A middleware's own ``shutdown_timeout`` counts at exit, too."""
-    threaded.config = Config(shutdown_timeout=0.05)
-    threaded.store.error = Outage()
-    threaded.push(1)
-
-    assert not threaded.writer.stop()
-
-
-def test_a_worker_and_its_process_wait_once_together(threaded, caplog):
-    """``SHUTDOWN_TIMEOUT`` is for the process: the second stop doesn't wait it all again."""
-    threaded.config = Config(shutdown_timeout=0.05)
-    threaded.store.error = Outage()
-    threaded.push(1)
-    assert not threaded.writer.stop()
-    threaded.config = Config(shutdown_timeout=LIMIT_SECONDS * 100)
-
-    assert not threaded.writer.stop()
-
-    assert caplog.text.count("could not be written within") == 1
-    threaded.store.error = None
-    assert threaded.writer.flush(LIMIT_SECONDS)
-    assert not threaded.writer._gave_up
-
-
-def test_an_exception_that_is_no_error_keeps_the_batch(bench):
-    """SystemExit out of a driver, say: it goes its way, the batch stays."""
-    bench.store.error = SystemExit()
-    bench.push(1)
-    with pytest.raises(SystemExit):
-        bench.writer.step()
-
-    assert bench.writer.stats().pending == 1
-    assert bench.writer._in_flight == 0
-
-
-def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
-    """Whatever a step raises is an outage to the loop around it."""
-    bench.writer._config = lambda: 1 / 0
-    bench.writer._buffer.push(make_transition())
-
-    assert bench.writer._step_safely() > 0
-    assert bench.writer.stats().pending == 1
-    assert "ZeroDivisionError" in caplog.text
-
-
-# Its signals and statistics.
-
-
-def test_changes_are_announced_after_their_commit(bench):
-    """Receivers see what is in the table, per batch, with all statuses merged."""
-    seen = []
-    bench.writer._announce = lambda change: seen.append(
-        (len(bench.store.batches), change.entry.statuses)
-    )
-    bench.push(1)
-    bench.push(1, status=Status.RUNNING)
-    bench.writer.step()
-
-    assert seen == [(1, (Status.ENQUEUED, Status.RUNNING))]
-
-
-@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_whatever_a_receiver_raises_loses_nothing(error, bench, caplog):
-    """Not the rest of the batch, not its news, not the thread."""
-    heard = []
-
-    def raise_once(change):
-        heard.append(change.entry.winner.message_id)
-        if len(heard) == 1:
-            raise error
-
-    bench.writer._announce = raise_once
-    bench.store.poison = {make_id(9)}
-    bench.push(*range(25))
-
-    assert bench.writer.step() is None
-
-    assert len(bench.store.committed) == len(heard) == 24
-    assert "A receiver of task_changed failed" in caplog.text
-    assert bench.writer.stats().failures == 0
-
-
-def test_statistics_count_what_happened(bench):
-    """Transitions, flushes and rows are different things."""
-    bench.push(1, 2)
-    bench.push(1, status=Status.DONE)
-    bench.writer.step()
-    stats = bench.writer.stats()
-
-    assert (stats.transitions, stats.flushes, stats.rows_written) == (3, 1, 2)
-    assert (stats.rows_unchanged, stats.pending, stats.last_error) == (0, 0, None)
-    assert stats.last_flush_seconds == 0.0
-
-
-def test_connections_are_tidied_around_a_flush(bench):
-    """Nothing else cleans up the connection of a background thread."""
-    bench.store.on_write = lambda: tidied.append(bench.store.tidied)
-    tidied = []
-    bench.push(1)
-    bench.writer.step()
-
-    assert tidied == [1]
-    assert bench.store.tidied == 2
-
-
 # The thread.
 
 
@@ -456,7 +92,7 @@ def test_a_push_starts_the_thread_and_wakes_it(threaded):
     """No flush is asked for; each push is written by itself."""
     for number in range(3):
         written = threading.Event()
-        threaded.writer._announce = lambda change, written=written: written.set()
+        threaded.writer._flusher._announce = lambda change, written=written: written.set()
         threaded.push(number)
         assert written.wait(LIMIT_SECONDS)
 
@@ -523,7 +159,7 @@ def test_flush_from_a_receiver_writes_right_there(threaded):
             threaded.push(2)
             results[0] = threaded.writer.flush(LIMIT_SECONDS)
 
-    threaded.writer._announce = receive
+    threaded.writer._flusher._announce = receive
     threaded.push(1)
     assert threaded.writer.flush(LIMIT_SECONDS)
 
@@ -541,7 +177,7 @@ def test_receivers_that_always_flush_neither_nest_nor_spin(bench):
         assert bench.writer.flush(0)
 
     bench.writer._owner = threading.get_ident()
-    bench.writer._announce = receive
+    bench.writer._flusher._announce = receive
     bench.push(*range(300))
     assert bench.writer.step() is None
 
@@ -625,7 +261,7 @@ def test_a_push_to_a_thread_that_is_just_ending_is_written(threaded):
     close = threaded.store.close
 
     def push_and_close():
-        threaded.writer._announce = lambda change: written.set()
+        threaded.writer._flusher._announce = lambda change: written.set()
         threaded.push(2)
         threaded.store.close = close
 
@@ -736,46 +372,56 @@ def test_a_receiver_may_fork(threaded):
         threaded.writer.hold_still(LIMIT_SECONDS)
         threaded.writer.let_go()
 
-    threaded.writer._announce = fork
+    threaded.writer._flusher._announce = fork
     for number in range(3):
         threaded.push(number)
         assert threaded.writer.flush(LIMIT_SECONDS)
 
 
-# SYNCHRONOUS.
-
-
-def test_synchronous_writes_in_the_calling_thread():
-    """The row is there, and its signal sent, when the push returns."""
-    bench = Bench(synchronous=True)
-    threads = []
-    bench.store.on_write = lambda: threads.append(threading.current_thread())
+def test_a_failed_flush_is_tried_again_after_a_pause(bench):
+    """No busy loop during an outage: the pause doubles."""
+    bench.store.error = Outage()
     bench.push(1)
+    assert bench.writer.step() == pytest.approx(0.1, abs=0.01)
+    assert bench.writer.step() == pytest.approx(0.1, abs=0.01)
+    assert bench.store.tries == 1
 
-    assert threads == [threading.current_thread()]
-    assert len(bench.store.committed) == len(bench.announced) == 1
-    stats = bench.writer.stats()
-    assert (stats.transitions, stats.flushes, stats.rows_written, stats.pending) == (1, 1, 1, 0)
-    assert bench.store.tidied == 0
-    assert bench.watched == [bench.writer]
-
-
-def test_synchronous_counts_what_the_database_refuses():
-    """Bad data is refused, not failed: no retry is to be expected."""
-    bench = Bench(synchronous=True)
-    bench.store.poison = {make_id(1)}
-    bench.push(1)
-
-    stats = bench.writer.stats()
-    assert (stats.refused, stats.failures, stats.rows_written) == (1, 0, 0)
+    bench.now += 0.1
+    # The rate limit is still in force, so the next pause is no shorter.
+    assert bench.writer.step() >= 0.19
+    assert bench.store.tries == 2
 
 
-def test_a_failed_synchronous_write_is_logged_and_counted(caplog):
-    """Tracking never breaks the work that it tracks."""
-    bench = Bench(synchronous=True)
-    bench.store.error = Outage("locked")
-    bench.push(1)
+def test_stop_takes_its_limit_from_the_settings(threaded):
+    """A middleware's own ``shutdown_timeout`` counts at exit, too."""
+    threaded.config = Config(shutdown_timeout=0.05)
+    threaded.store.error = Outage()
+    threaded.push(1)
 
-    assert bench.writer.stats().failures == 1
-    assert make_id(1) in caplog.text
-    assert bench.writer.flush(0)
+    assert not threaded.writer.stop()
+
+
+def test_a_worker_and_its_process_wait_once_together(threaded, caplog):
+    """``SHUTDOWN_TIMEOUT`` is for the process: the second stop doesn't wait it all again."""
+    threaded.config = Config(shutdown_timeout=0.05)
+    threaded.store.error = Outage()
+    threaded.push(1)
+    assert not threaded.writer.stop()
+    threaded.config = Config(shutdown_timeout=LIMIT_SECONDS * 100)
+
+    assert not threaded.writer.stop()
+
+    assert caplog.text.count("could not be written within") == 1
+    threaded.store.error = None
+    assert threaded.writer.flush(LIMIT_SECONDS)
+    assert not threaded.writer._gave_up
+
+
+def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
+    """Whatever a step raises is an outage to the loop around it."""
+    bench.writer._config = lambda: 1 / 0
+    bench.writer._buffer.push(make_transition())
+
+    assert bench.writer._step_safely() > 0
+    assert bench.writer.stats().pending == 1
+    assert "ZeroDivisionError" in caplog.text

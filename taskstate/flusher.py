@@ -1,0 +1,308 @@
+"""One flush: pending batches are committed, bad rows found, and what changed is told.
+
+A ``Flusher`` owns what is pending, its store and its statistics.  It decides nothing about
+time but how long to pause after a failure; when to flush is the writer's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import deque
+from typing import Callable, Sequence
+
+from .buffer import Buffer, Entry
+from .conf import Config
+from .pacing import Backoff
+from .stores import BadDataError, Change, Store, Written
+from .transitions import Transition
+
+logger = logging.getLogger("taskstate")
+
+#: How much one statement may take, in bytes: a quarter of MariaDB's max_allowed_packet.
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """What a process's writers have done so far; see ``taskstate.stats``."""
+
+    #: Messages that wait to be written.
+    pending: int = 0
+    #: Transitions that were taken from the queue.
+    transitions: int = 0
+    #: Batches that were committed.
+    flushes: int = 0
+    #: Rows that were inserted or changed.
+    rows_written: int = 0
+    #: Rows that already held the same fact or a newer one, or were cleared meanwhile.
+    rows_unchanged: int = 0
+    #: Facts given up because more than ``MAX_PENDING`` messages were waiting.
+    dropped: int = 0
+    #: Rows that the database refused as bad data.
+    refused: int = 0
+    #: Flushes that failed and were, or will be, tried again.
+    failures: int = 0
+    #: The last failure as text, or None.
+    last_error: str | None = None
+    #: How long the last flush took, in seconds, or None.
+    last_flush_seconds: float | None = None
+
+    def __add__(self, later: Stats) -> Stats:
+        """Return the sums of both; what happened last is ``later``'s, if it knows."""
+        took = later.last_flush_seconds
+        return Stats(
+            pending=self.pending + later.pending,
+            transitions=self.transitions + later.transitions,
+            flushes=self.flushes + later.flushes,
+            rows_written=self.rows_written + later.rows_written,
+            rows_unchanged=self.rows_unchanged + later.rows_unchanged,
+            dropped=self.dropped + later.dropped,
+            refused=self.refused + later.refused,
+            failures=self.failures + later.failures,
+            last_error=later.last_error or self.last_error,
+            last_flush_seconds=self.last_flush_seconds if took is None else took,
+        )
+
+
+class Flusher:
+    """Writes what is pending.  But for ``buffer.push``, ``write_now`` and ``stats``, only the
+    thread that has the right to write may call it.
+
+    Parameters:
+      open_store(Callable): Returns the store; called in the thread that writes first.
+      announce(Callable): Takes each change of a flush, after its commit.
+      clock(Callable): Returns monotonic seconds.
+      randomness(Callable): Returns a float from 0 to 1, to jitter retries.
+    """
+
+    def __init__(
+        self,
+        *,
+        open_store: Callable[[], Store],
+        announce: Callable[[Change], None],
+        clock: Callable[[], float],
+        randomness: Callable[[], float],
+    ) -> None:
+        self._open_store = open_store
+        self._announce = announce
+        self._clock = clock
+        self.buffer = Buffer(Config.max_pending)
+        self.backoff = Backoff(randomness)
+        self._store: Store | None = None
+        self._stats = Stats()
+        self._in_flight = 0
+        # What is committed and not announced yet.
+        self._news: deque[Change] = deque()
+        self._announcing = False
+        self._is_outage = False
+        self._report_drops_at = 1
+
+    def absorb(self) -> None:
+        """Coalesce what was pushed, and tell of what had to be dropped."""
+        absorbed = self.buffer.absorb()
+        if absorbed:
+            self._stats += Stats(transitions=absorbed)
+        self._report_drops()
+
+    def everything(self, max_batch_size: int) -> bool:
+        """Write all that is pending by now, batch by batch; return whether all of it went."""
+        self.absorb()
+        remaining = self.buffer.messages
+        while remaining > 0:
+            batch = self.buffer.take(max_batch_size, MAX_BATCH_BYTES)
+            if not batch:  # A receiver has flushed the rest.
+                break
+            remaining -= len(batch)
+            if not self._write(batch):
+                return False
+        return True
+
+    def full_batches(self, max_batch_size: int) -> None:
+        """Write as many full batches as are pending, and leave the rest."""
+        while self.buffer.messages >= max_batch_size:
+            if not self._write(self.buffer.take(max_batch_size, MAX_BATCH_BYTES)):
+                return
+
+    def _write(self, batch: Sequence[Entry]) -> bool:
+        """Commit a batch, announce what it changed, and tidy up."""
+        written = self._commit_all(batch)
+        self._announce_news()
+        self._tidy()
+        return written
+
+    def _commit_all(self, batch: Sequence[Entry]) -> bool:
+        """Commit a batch.  If the database calls a value of it bad, halve it until the row is
+        found; anything else that goes wrong puts back what isn't committed."""
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                self._news += self._commit(part)
+            except BadDataError as error:
+                if len(part) == 1:
+                    self._refuse(part[0], error)
+                else:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+            except BaseException as error:
+                for entry in part:
+                    entry.uncertain = True
+                rest = [entry for unwritten in reversed(parts) for entry in unwritten]
+                self.buffer.put_back([*part, *rest])
+                self._report_drops()
+                if not isinstance(error, Exception):
+                    raise
+                self.failed(error)
+                return False
+        return True
+
+    def _announce_news(self) -> None:
+        """Tell of every change that is committed.  A receiver may flush in turn: what that
+        commits is told by the call that is already telling."""
+        if self._announcing:
+            return
+        self._announcing = True
+        try:
+            while self._news:
+                change = self._news.popleft()
+                try:
+                    self._announce(change)
+                except BaseException:
+                    # SystemExit or asyncio's CancelledError, say: it ends no thread of ours.
+                    logger.exception("A receiver of task_changed failed for %r.", change.task)
+        finally:
+            self._announcing = False
+
+    def _commit(self, part: Sequence[Entry]) -> Sequence[Change]:
+        started = self._clock()
+        self._in_flight += len(part)
+        try:
+            store = self._store = self._store or self._open_store()
+            store.tidy()
+            written = store.write(part)
+        finally:
+            self._in_flight -= len(part)
+        self._succeeded()
+        self._count_flush(written, started)
+        return written.changes
+
+    def _refuse(self, entry: Entry, error: BadDataError) -> None:
+        self._succeeded()
+        self._stats += Stats(refused=1, last_error=_describe(error))
+        logger.error(
+            "The database refuses the state of task %s (%s, actor %s) as bad data, so it is not "
+            "written; all others are. It says: %s",
+            entry.winner.message_id,
+            entry.winner.status.value,
+            entry.winner.actor_name,
+            str(error).partition("\n")[0],  # PostgreSQL's next lines hold the row itself.
+        )
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure: pause before the next try, and tell of the outage if it begins."""
+        self.backoff.failed(self._clock())
+        self._stats += Stats(failures=1, last_error=_describe(error))
+        if not self._is_outage:
+            self._is_outage = True
+            logger.error(
+                "Task states can't be written: %s. Up to %s messages are kept, and written later. "
+                "Check that the database answers, and that it is migrated (manage.py migrate "
+                "taskstate, with --database if DRAMATIQ_TASKS_DATABASE is set). This is logged "
+                "once per outage.",
+                _describe(error),
+                f"{self.buffer.max_pending:,}",
+                exc_info=error,
+            )
+
+    def _succeeded(self) -> None:
+        self.backoff.succeeded()
+        if self._is_outage:
+            self._is_outage = False
+            dropped = self.buffer.dropped
+            self._report_drops_at = dropped + 1
+            logger.warning(
+                "Task states are written again; %s messages still wait, and %s states were "
+                "dropped since this process began.",
+                f"{len(self.buffer):,}",
+                f"{dropped:,}",
+            )
+
+    def _report_drops(self) -> None:
+        dropped = self.buffer.dropped
+        if dropped < self._report_drops_at:
+            return
+        # A line per doubling: an hour of drops is a screen of log, not a disk of it.
+        self._report_drops_at = 2 * dropped
+        logger.error(
+            "More than %s messages wait to be written, so the oldest states are dropped: %s so "
+            "far. The cure is a database that answers, or a higher TASKSTATE['MAX_PENDING'].",
+            f"{self.buffer.max_pending:,}",
+            f"{dropped:,}",
+        )
+
+    def _count_flush(self, written: Written, started: float) -> None:
+        self._stats += Stats(
+            flushes=1,
+            rows_written=len(written.changes),
+            rows_unchanged=written.unchanged,
+            last_flush_seconds=self._clock() - started,
+        )
+
+    def is_in_transaction(self) -> bool:
+        """Return whether this thread, which writes, is inside a transaction of a receiver."""
+        return self._store is not None and self._store.is_in_transaction()
+
+    def _tidy(self) -> None:
+        try:
+            if self._store is not None:
+                self._store.tidy()
+        except Exception:
+            logger.exception("The writer could not close an old database connection.")
+
+    def close(self) -> None:
+        """Close the store, in the thread that wrote through it."""
+        store, self._store = self._store, None
+        if store is not None:
+            try:
+                store.close()
+            except Exception:
+                logger.exception("The writer could not close its database connection.")
+
+    def abandon(self) -> Store | None:
+        """Return the store, which is not to be used any more."""
+        store, self._store = self._store, None
+        return store
+
+    def stats(self) -> Stats:
+        """Return what this writer has done so far."""
+        return dataclasses.replace(
+            self._stats,
+            pending=len(self.buffer) + self._in_flight,
+            dropped=self.buffer.dropped,
+        )
+
+    def write_now(self, transition: Transition) -> None:
+        """Write one fact in the calling thread, on its own connection.  An error is logged and
+        counted; it never reaches the caller."""
+        self._stats += Stats(transitions=1)
+        started = self._clock()
+        try:
+            written = self._open_store().write([Entry(transition)])
+        except Exception as error:
+            is_bad = isinstance(error, BadDataError)
+            self._stats += Stats(refused=is_bad, failures=not is_bad, last_error=_describe(error))
+            logger.exception(
+                "The state of task %s could not be written, and won't be tried again "
+                "(TASKSTATE['SYNCHRONOUS'] is on).",
+                transition.message_id,
+            )
+            return
+        self._count_flush(written, started)
+        for change in written.changes:
+            self._announce(change)
+
+
+def _describe(error: BaseException) -> str:
+    """Return an error as one line without a full stop."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":.")
