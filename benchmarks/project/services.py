@@ -23,7 +23,7 @@ def database(url):
     config = dict(dj_database_url.parse(url))
     if config["ENGINE"].endswith("mysql"):
         use_pymysql()
-        # Django's own default is an encoding of three bytes before 4.2.
+        # Django's own default is an encoding of three bytes before 5.2.
         config["OPTIONS"] = {"charset": "utf8mb4"}
     if config["ENGINE"].endswith("sqlite3"):
         # Several processes write to the file, on a machine that is busy.
