@@ -41,10 +41,13 @@ class Boom(Exception):
 
 
 class Story:
-    """What a scenario set up, and what must come of it."""
+    """What a scenario sets up, and what must come of it.
 
-    def __init__(self, broker):
-        self.broker = broker
+    Parameters: those of ``make_broker``.
+    """
+
+    def __init__(self, *others, **options):
+        self.broker = make_broker(*others, **options)
         #: Message, and the fields of its row.
         self.tasks = []
         #: The statuses that must be announced, in order, one by one, when written at once; "?"
@@ -53,16 +56,19 @@ class Story:
         self.before = time.time()
         #: What else has to be done while the workers run.
         self.then = None
+        #: Whether it takes a second worker to finish the work.
+        self.restarts = False
+        #: Whether the task fails for good, and comes back all the same.
+        self.comes_back = False
+
+    def actor(self, fn=None, **options):
+        """Declare an actor; by default one that has nothing to do."""
+        options.setdefault("actor_name", "act")
+        return dramatiq.actor(fn or (lambda for_state=None: None), broker=self.broker, **options)
 
     def expect(self, message, signals, **fields):
         self.tasks.append((message, fields))
         self.signals = signals.split()
-
-
-def actor(broker, fn=None, **options):
-    """Declare an actor; by default one that works for a moment."""
-    options.setdefault("actor_name", "act")
-    return dramatiq.actor(fn or (lambda for_state=None: None), broker=broker, **options)
 
 
 def failing(times):
@@ -88,18 +94,16 @@ def scenario(fn):
 
 @scenario
 def done(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    message = actor(broker).send(for_state=STATE)
+    story = Story(position=position)
+    message = story.actor().send(for_state=STATE)
     story.expect(message, "enqueued running done", status="done", attempt=0, hop=1)
     return story
 
 
 @scenario
 def empty_state(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    message = actor(broker).send(for_state={})
+    story = Story(position=position)
+    message = story.actor().send(for_state={})
     facts = {"user_id": None, "model_name": "", "app_name": "", "description": ""}
     story.expect(message, "enqueued running done", status="done", attempt=0, hop=1, **facts)
     return story
@@ -107,28 +111,25 @@ def empty_state(position):
 
 @scenario
 def failed_for_good(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    message = actor(broker, failing(1), max_retries=0).send(for_state=STATE)
+    story = Story(position=position)
+    message = story.actor(failing(1), max_retries=0).send(for_state=STATE)
     story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
     return story
 
 
 @scenario
 def throws(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    message = actor(broker, failing(1), throws=Boom).send(for_state=STATE)
+    story = Story(position=position)
+    message = story.actor(failing(1), throws=Boom).send(for_state=STATE)
     story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
     return story
 
 
 @scenario
 def done_on_retry(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
+    story = Story(position=position)
     fn = failing(2)
-    message = actor(broker, fn, max_retries=3).send(for_state=STATE)
+    message = story.actor(fn, max_retries=3).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running delayed? enqueued? running done"
     story.expect(
         message,
@@ -144,10 +145,9 @@ def done_on_retry(position):
 
 @scenario
 def retries_exhausted(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
+    story = Story(position=position)
     fn = failing(9)
-    message = actor(broker, fn, max_retries=1).send(for_state=STATE)
+    message = story.actor(fn, max_retries=1).send(for_state=STATE)
     story.expect(
         message,
         "enqueued running delayed? enqueued? running failed",
@@ -161,11 +161,10 @@ def retries_exhausted(position):
 
 @scenario
 def skipped_by_age_limit(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    act = actor(broker, max_age=1)
+    story = Story(position=position)
+    act = story.actor(max_age=1)
     message = act.message_with_options(kwargs={"for_state": STATE})
-    broker.enqueue(older(message))
+    story.broker.enqueue(older(message))
     if AGE_LIMIT_SKIPS:
         # Listed before AgeLimit, we see the run begin.
         signals = "enqueued running? skipped"
@@ -186,13 +185,12 @@ def older(message):
 
 @scenario
 def skipped_by_the_actor(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
+    story = Story(position=position)
 
     def skip(for_state=None):
         raise dm.SkipMessage
 
-    message = actor(broker, skip).send(for_state=STATE)
+    message = story.actor(skip).send(for_state=STATE)
     story.expect(
         message, "enqueued running skipped", status="skipped", attempt=0, hop=1, started=False
     )
@@ -215,9 +213,8 @@ class SkipOnce(dm.Middleware):
 
 @scenario
 def skipped_and_sent_again_with_a_delay(position):
-    broker = make_broker(SkipOnce(1), position=position)
-    story = Story(broker)
-    message = actor(broker).send(for_state=STATE)
+    story = Story(SkipOnce(1), position=position)
+    message = story.actor().send(for_state=STATE)
     signals = "enqueued running? delayed? enqueued? running done"
     story.expect(message, signals, status="done", attempt=0, hop=3)
     return story
@@ -225,9 +222,8 @@ def skipped_and_sent_again_with_a_delay(position):
 
 @scenario
 def skipped_and_sent_again_at_once(position):
-    broker = make_broker(SkipOnce(None), position=position)
-    story = Story(broker)
-    message = actor(broker).send(for_state=STATE)
+    story = Story(SkipOnce(None), position=position)
+    message = story.actor().send(for_state=STATE)
     signals = "enqueued running? enqueued? running done"
     story.expect(message, signals, status="done", attempt=0, hop=2)
     return story
@@ -235,9 +231,8 @@ def skipped_and_sent_again_at_once(position):
 
 @scenario
 def delayed(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    message = actor(broker).send_with_options(kwargs={"for_state": STATE}, delay=0)
+    story = Story(position=position)
+    message = story.actor().send_with_options(kwargs={"for_state": STATE}, delay=0)
     signals = "delayed enqueued? running done"
     story.expect(message, signals, status="done", attempt=0, hop=2)
     return story
@@ -249,37 +244,33 @@ def message_fail(position):
         def before_process_message(self, broker, message):
             message.fail()
 
-    broker = make_broker(FailIt(), position=position)
-    story = Story(broker)
-    message = actor(broker).send(for_state=STATE)
+    story = Story(FailIt(), position=position)
+    message = story.actor().send(for_state=STATE)
     story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
     return story
 
 
 @scenario
 def unknown_actor(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    message = actor(broker).message(for_state=STATE)
-    broker.enqueue(message)
-    del broker.actors["act"]
+    story = Story(position=position)
+    message = story.actor().message(for_state=STATE)
+    story.broker.enqueue(message)
+    del story.broker.actors["act"]
     story.expect(message, "enqueued failed", status="failed", attempt=0, hop=1, started=False)
     return story
 
 
 @scenario
 def no_retries_middleware(position):
-    broker = make_broker(position=position, retries=False)
-    story = Story(broker)
-    message = actor(broker, failing(1)).send(for_state=STATE)
+    story = Story(position=position, retries=False)
+    message = story.actor(failing(1)).send(for_state=STATE)
     story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
     return story
 
 
 @scenario
 def time_limit_in_the_actor(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
+    story = Story(position=position)
 
     def endless(for_state=None):
         # As the TimeLimit middleware does it, but surely in the actor: written synchronously,
@@ -289,7 +280,7 @@ def time_limit_in_the_actor(position):
         while time.monotonic() < deadline:
             pass
 
-    message = actor(broker, endless, max_retries=0).send(for_state=STATE)
+    message = story.actor(endless, max_retries=0).send(for_state=STATE)
     story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
     return story
 
@@ -313,9 +304,8 @@ class Interrupted(StateMiddleware):
 
 @scenario
 def time_limit_in_our_before_hook(position):
-    broker = make_broker(state=Interrupted("before_process_message"), position=position)
-    story = Story(broker)
-    message = actor(broker, max_retries=1).send(for_state=STATE)
+    story = Story(state=Interrupted("before_process_message"), position=position)
+    message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
     story.expect(message, signals, status="done", attempt=1, hop=3)
     return story
@@ -324,9 +314,8 @@ def time_limit_in_our_before_hook(position):
 @scenario
 def time_limit_in_our_after_hook(position):
     """Dramatiq tells twice: first that it went well, then that it did not."""
-    broker = make_broker(state=Interrupted("after_process_message"), position=position)
-    story = Story(broker)
-    message = actor(broker, max_retries=1).send(for_state=STATE)
+    story = Story(state=Interrupted("after_process_message"), position=position)
+    message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
     story.expect(message, signals, status="done", attempt=1, hop=3)
     return story
@@ -334,9 +323,8 @@ def time_limit_in_our_after_hook(position):
 
 @scenario
 def time_limit_in_our_after_hook_for_good(position):
-    broker = make_broker(state=Interrupted("after_process_message"), position=position)
-    story = Story(broker)
-    message = actor(broker, max_retries=0).send(for_state=STATE)
+    story = Story(state=Interrupted("after_process_message"), position=position)
+    message = story.actor(max_retries=0).send(for_state=STATE)
     story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
     return story
 
@@ -344,8 +332,7 @@ def time_limit_in_our_after_hook_for_good(position):
 @scenario
 def shutdown(position):
     """The worker is stopped in mid-run; the message is retried by the next one."""
-    broker = make_broker(position=position)
-    story = Story(broker)
+    story = Story(position=position)
     running = threading.Event()
 
     def wait(for_state=None):
@@ -355,12 +342,13 @@ def shutdown(position):
             while time.monotonic() < deadline:
                 pass
 
-    message = actor(broker, wait, notify_shutdown=True, max_retries=1).send(for_state=STATE)
+    message = story.actor(wait, notify_shutdown=True, max_retries=1).send(for_state=STATE)
 
     def stop_the_first_worker(workers):
         assert running.wait(LIMIT_SECONDS)
 
     story.then = stop_the_first_worker
+    story.restarts = True
     signals = "enqueued running delayed? enqueued? running done"
     story.expect(message, signals, status="done", attempt=1, hop=3)
     return story
@@ -378,9 +366,8 @@ def interrupted_before_our_hook(position):
                 self.interrupted = True
                 raise TimeLimitExceeded
 
-    broker = make_broker(Interrupt(), position=position)
-    story = Story(broker)
-    message = actor(broker, max_retries=1).send(for_state=STATE)
+    story = Story(Interrupt(), position=position)
+    message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running? delayed? enqueued? running done"
     story.expect(message, signals, status="done", attempt=1, hop=3)
     return story
@@ -389,16 +376,15 @@ def interrupted_before_our_hook(position):
 @scenario
 def sent_again_by_its_own_actor(position):
     """No retry: the second run's start is its own."""
-    broker = make_broker(dm.CurrentMessage(), position=position)
-    story = Story(broker)
+    story = Story(dm.CurrentMessage(), position=position)
     runs = []
 
     def again(for_state=None):
         runs.append(time.time())
         if len(runs) == 1:
-            broker.enqueue(dm.CurrentMessage.get_current_message(), delay=1)
+            story.broker.enqueue(dm.CurrentMessage.get_current_message(), delay=1)
 
-    message = actor(broker, again).send(for_state=STATE)
+    message = story.actor(again).send(for_state=STATE)
     # The first run's "done" is older than the message that it sent.
     signals = "enqueued running delayed? enqueued? running done"
     story.expect(message, signals, status="done", attempt=0, hop=3, started_after=lambda: runs[0])
@@ -408,18 +394,18 @@ def sent_again_by_its_own_actor(position):
 @scenario
 def dead_letter_sent_again(position):
     """Even with its retries reset it is newer than its last run."""
-    broker = make_broker(position=position)
-    story = Story(broker)
+    story = Story(position=position)
     fn = failing(2)
-    message = actor(broker, fn, max_retries=1).send(for_state=STATE)
+    message = story.actor(fn, max_retries=1).send(for_state=STATE)
 
     def send_again(workers):
         workers.finish()
-        (dead,) = broker.dead_letters_by_queue["default"]
+        (dead,) = story.broker.dead_letters_by_queue["default"]
         options = {key: dead.options[key] for key in dead.options if key.startswith("taskstate")}
-        broker.enqueue(dramatiq.Message(**{**dead.asdict(), "options": options}))
+        story.broker.enqueue(dramatiq.Message(**{**dead.asdict(), "options": options}))
 
     story.then = send_again
+    story.comes_back = True
     signals = "enqueued running delayed? enqueued? running failed enqueued? running done"
     story.expect(
         message,
@@ -435,16 +421,15 @@ def dead_letter_sent_again(position):
 @scenario
 def run_twice_after_a_crash(position):
     """The broker delivers a message again whose ack it never got: the later run counts."""
-    broker = make_broker(position=position)
-    story = Story(broker)
+    story = Story(position=position)
     fn = failing(0)
-    message = actor(broker, fn).message(for_state=STATE)
-    broker.enqueue(message)
-    data = broker.queues["default"].queue[0]
+    message = story.actor(fn).message(for_state=STATE)
+    story.broker.enqueue(message)
+    data = story.broker.queues["default"].queue[0]
 
     def deliver_again(workers):
         workers.finish()
-        broker.queues["default"].put(data)
+        story.broker.queues["default"].put(data)
 
     story.then = deliver_again
     story.expect(
@@ -468,25 +453,21 @@ def retry_that_can_not_be_enqueued(position):
             if delay is not None:
                 raise dm.MiddlewareError
 
-    broker = make_broker(Broken(), position=position)
-    story = Story(broker)
-    message = actor(broker, failing(1), max_retries=1).send(for_state=STATE)
+    story = Story(Broken(), position=position)
+    message = story.actor(failing(1), max_retries=1).send(for_state=STATE)
     story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
     return story
 
 
 @scenario
 def pipeline_sent_twice(position):
-    broker = make_broker(position=position)
-    story = Story(broker)
-    first = actor(broker, actor_name="first")
-    second = actor(
-        broker, lambda result=None, for_state=None: None, actor_name="second", pipe_ignore=True
-    )
+    story = Story(position=position)
+    first = story.actor(actor_name="first")
+    second = story.actor(actor_name="second")
     one = first.message(for_state=STATE)
     two = second.message_with_options(kwargs={"for_state": STATE}, pipe_ignore=True)
     for _ in range(2):
-        dramatiq.pipeline([one, two], broker=broker).run()
+        dramatiq.pipeline([one, two], broker=story.broker).run()
     story.expect(one, "", status="done", attempt=0, actor_name="first")
     story.expect(two, "", status="done", attempt=0, actor_name="second")
     story.signals = None
@@ -503,9 +484,9 @@ def test_outcome(tell, position, synchronous, database, settings, signals):
     with Workers(story.broker) as workers:
         if story.then is not None:
             story.then(workers)
-        if tell is not shutdown:
+        if not story.restarts:
             workers.finish()
-    if tell is shutdown:
+    if story.restarts:
         with Workers(story.broker) as workers:
             workers.finish()
 
@@ -517,7 +498,7 @@ def test_outcome(tell, position, synchronous, database, settings, signals):
             signals,
             story.signals,
             synchronous=synchronous,
-            comes_back=tell is dead_letter_sent_again,
+            comes_back=story.comes_back,
         )
 
 
@@ -570,14 +551,14 @@ def assert_tells(statuses, story):
 
 def test_untracked_messages_leave_no_trace(sqlite, settings, signals):
     """No ``for_state``, or one that is no dict: no row, no hop."""
-    broker = make_broker()
-    act = actor(broker)
-    with Workers(broker) as workers:
+    story = Story()
+    act = story.actor()
+    with Workers(story.broker) as workers:
         messages = [act.send(), act.send(for_state=None), act.send(for_state=[1])]
         workers.finish()
 
     for message in messages:
-        assert message.options == {} or "taskstate_hop" not in message.options
+        assert "taskstate_hop" not in message.options
         with pytest.raises(ObjectDoesNotExist):
             task_of(message)
     assert signals == []
