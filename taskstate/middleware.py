@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
-import time
-from typing import Any, Callable, NamedTuple, TypeVar
+from typing import Any, Callable, TypeVar
 
 import dramatiq
 from django.apps import apps
 from dramatiq.broker import MessageProxy
 from dramatiq.common import q_name
 
-from . import process, values
+from . import process, runs, values
 from .conf import Options
+from .runs import MessageFields, Moment, Run, ThisThread
 from .signals import task_changed
 from .stores import Change, Store
 from .transitions import MAX_HOP, Status, Transition, UserPk, pack_rank
@@ -28,65 +27,11 @@ __all__ = ["StateMiddleware"]
 
 logger = logging.getLogger("taskstate")
 
-#: How often the message has been enqueued; absent counts as 0.
-HOP_OPTION = "taskstate_hop"
-#: When the first run of a message that is retried began, in milliseconds since 1970.
-STARTED_AT_OPTION = "taskstate_started_at"
-
 #: The kwarg that makes a message tracked.
 FOR_STATE = "for_state"
 
-#: Where the run of a message is kept, on Dramatiq's proxy for it.
-_RUN_ATTRIBUTE = "_taskstate_run"
-
 #: Warnings are given once per actor, for so many actors: their names come from outside.
 _MAX_WARNED = 1000
-
-
-class Moment(NamedTuple):
-    """The present, by two clocks."""
-
-    #: Milliseconds since 1970.
-    time: int
-    #: Monotonic seconds.
-    monotonic: float
-
-
-def now() -> Moment:
-    """Return the present."""
-    return Moment(int(time.time() * 1000), time.monotonic())
-
-
-class MessageFields(NamedTuple):
-    """What doesn't change while a message is processed, made fit for the columns."""
-
-    message_id: str
-    actor_name: str
-    queue_name: str
-    enqueued_at: int
-    user_pk: UserPk
-    description: str
-    model_name: str
-    app_name: str
-
-
-class Run:
-    """One run of a message by this process, from its receipt to its acknowledgement."""
-
-    def __init__(self, message: Any) -> None:
-        self.message_id = message.message_id
-        self.hop = _hop(message)
-        self.attempt = _attempt(message)
-        #: When the first run began, by the message's own account or because this is the first.
-        self.started_at: int | None = None
-        self.fields: MessageFields | None = None
-        #: When its outcome was known; Dramatiq may tell twice, the last time counts.
-        self.ended: Moment | None = None
-        self.raised = False
-        self.skipped = False
-        #: Whether the message was enqueued anew during the run, by a retry above all.
-        self.superseded = False
-        self.settled = False
 
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
@@ -163,7 +108,7 @@ class StateMiddleware(dramatiq.Middleware):
             config=self._options,
             watch=process.watch,
         )
-        self._this_thread = _ThisThread()
+        self._this_thread = ThisThread()
         self._warned: set[tuple[str, str]] = set()
 
     # Enqueueing: in a web process, or in a worker that retries or forwards.
@@ -175,22 +120,22 @@ class StateMiddleware(dramatiq.Middleware):
         """Count the hop, before the message is encoded."""
         if isinstance(message, MessageProxy):
             # A broker may enqueue the proxy itself: take its run's hop before it changes.
-            run: Run | None = self._run_of(message)
+            run: Run | None = runs.run_of(message)
         else:
             run = self._this_thread.run
         if run is not None and run.message_id == message.message_id:
-            is_retry = _attempt(message) > run.attempt
+            is_retry = runs.attempt_of(message) > run.attempt
             if is_retry and run.started_at is not None:
-                message.options[STARTED_AT_OPTION] = run.started_at
-        message.options[HOP_OPTION] = min(_hop(message) + 1, MAX_HOP)
+                message.options[runs.STARTED_AT_OPTION] = run.started_at
+        message.options[runs.HOP_OPTION] = min(runs.hop_of(message) + 1, MAX_HOP)
 
     @_for_tracked
     def after_enqueue(
         self, broker: dramatiq.Broker, message: Any, delay: int | None = None
     ) -> None:
         """Push enqueued, or delayed."""
-        moment = now()
-        hop = _hop(message)
+        moment = runs.now()
+        hop = runs.hop_of(message)
         run = self._this_thread.run
         self._this_thread.enqueued = (message.message_id, hop)
         if run is not None and run.message_id == message.message_id and hop > run.hop:
@@ -201,8 +146,8 @@ class StateMiddleware(dramatiq.Middleware):
             status,
             fields=self._fields_of(message),
             hop=hop,
-            attempt=_attempt(message),
-            started_at=_carried_start(message),
+            attempt=runs.attempt_of(message),
+            started_at=runs.carried_start(message),
             moment=moment,
         )
 
@@ -211,10 +156,10 @@ class StateMiddleware(dramatiq.Middleware):
     @_for_tracked
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push running."""
-        moment = now()
-        run = self._run_of(message)
+        moment = runs.now()
+        run = runs.run_of(message)
         self._this_thread.run = run
-        carried = _carried_start(message)
+        carried = runs.carried_start(message)
         run.started_at = moment.time if carried is None else carried
         run.fields = self._fields_of(message)
         self._push_run(Status.RUNNING, run, moment)
@@ -229,22 +174,22 @@ class StateMiddleware(dramatiq.Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """Note when the run ended, and how; whether that is final shows at the ack."""
-        run = self._run_of(message)
-        run.ended = now()
+        run = runs.run_of(message)
+        run.ended = runs.now()
         run.raised = exception is not None
 
     @_for_tracked
     def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:
         """Note that the message was skipped."""
-        run = self._run_of(message)
-        run.ended = now()
+        run = runs.run_of(message)
+        run.ended = runs.now()
         run.skipped = True
 
     @_for_tracked
     def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push done or skipped, or failed if the message raised and is not retried."""
         message_id, hop = self._this_thread.leave()
-        run: Run | None = getattr(message, _RUN_ATTRIBUTE, None)
+        run: Run | None = runs.known_run(message)
         if run is None or run.ended is None:
             return  # A delayed copy that became due, for one: it didn't run.
         # An exception may have kept our own hook from seeing the run begin.
@@ -258,7 +203,7 @@ class StateMiddleware(dramatiq.Middleware):
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push failed, or skipped."""
         self._this_thread.leave()
-        self._settle(Status.FAILED, message, self._run_of(message))
+        self._settle(Status.FAILED, message, runs.run_of(message))
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
         """Write what is pending, for a bounded time."""
@@ -269,13 +214,6 @@ class StateMiddleware(dramatiq.Middleware):
 
     # From a hook to a push.
 
-    def _run_of(self, message: Any) -> Run:
-        run: Run | None = getattr(message, _RUN_ATTRIBUTE, None)
-        if run is None:
-            run = Run(message)
-            setattr(message, _RUN_ATTRIBUTE, run)
-        return run
-
     def _settle(self, status: Status, message: Any, run: Run) -> None:
         if run.settled:
             return
@@ -284,7 +222,7 @@ class StateMiddleware(dramatiq.Middleware):
             run.started_at = None
         if run.fields is None:
             run.fields = self._fields_of(message)
-        self._push_run(status, run, run.ended or now())
+        self._push_run(status, run, run.ended or runs.now())
         run.settled = True
 
     def _push_run(self, status: Status, run: Run, moment: Moment) -> None:
@@ -371,33 +309,6 @@ class StateMiddleware(dramatiq.Middleware):
         if key not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(key)
             logger.warning(text, message.actor_name, *details)
-
-
-class _ThisThread(threading.local):
-    """What this worker thread is at."""
-
-    run: Run | None = None
-    #: The id and the hop of the message that it enqueued last.
-    enqueued: tuple[str, int] = ("", 0)
-
-    def leave(self) -> tuple[str, int]:
-        """Forget the run; return what was enqueued last."""
-        enqueued = self.enqueued
-        self.run, self.enqueued = None, ("", 0)
-        return enqueued
-
-
-def _hop(message: Any) -> int:
-    return values.clean_count(message.options.get(HOP_OPTION), MAX_HOP)
-
-
-def _attempt(message: Any) -> int:
-    return values.clean_count(message.options.get("retries"), values.MAX_ATTEMPT)
-
-
-def _carried_start(message: Any) -> int | None:
-    started_at = message.options.get(STARTED_AT_OPTION)
-    return None if started_at is None else values.clean_time(started_at)
 
 
 def _user_key() -> values.UserKey:
