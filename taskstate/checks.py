@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from . import conf
@@ -65,13 +66,25 @@ def _check_options() -> list[CheckMessage]:
 
 def _check_database() -> list[CheckMessage]:
     alias = conf.tasks_database()
-    if alias in settings.DATABASES:
+    if alias not in settings.DATABASES:
+        known = ", ".join(repr(name) for name in settings.DATABASES)
+        return [
+            Error(
+                f"DRAMATIQ_TASKS_DATABASE is {alias!r}, which is no alias in DATABASES.",
+                hint=f"Set it to one of {known}, or add that alias to DATABASES.",
+                id="taskstate.E005",
+            )
+        ]
+    # Here, because models can't be imported before the apps are ready.
+    from .stores.watermark import VENDORS
+
+    connection = connections[alias]
+    if connection.vendor in VENDORS:
         return []
-    known = ", ".join(repr(name) for name in settings.DATABASES)
     return [
         Error(
-            f"DRAMATIQ_TASKS_DATABASE is {alias!r}, which is no alias in DATABASES.",
-            hint=f"Set it to one of {known}, or add that alias to DATABASES.",
-            id="taskstate.E005",
+            f"Tasks can't be written to the database {alias!r}: it is {connection.display_name}.",
+            hint="Point DRAMATIQ_TASKS_DATABASE at PostgreSQL, MariaDB, MySQL or SQLite.",
+            id="taskstate.E007",
         )
     ]

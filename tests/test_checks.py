@@ -2,8 +2,9 @@
 
 import pytest
 from django.core import checks
+from django.db import connections
 
-from taskstate.checks import MIDDLEWARE_PATH
+from taskstate.checks import MIDDLEWARE_PATH, check_settings
 from taskstate.middleware import StateMiddleware
 
 
@@ -17,10 +18,14 @@ def run(settings):
         settings.DRAMATIQ_BROKER = {"MIDDLEWARE": list(middleware)}
         for name, value in changes.items():
             setattr(settings, name, value)
-        found = checks.run_checks()
-        return [message for message in found if message.id.startswith("taskstate.")]
+        return check_settings()
 
     return run
+
+
+def test_manage_py_check_runs_them():
+    """They are registered when the app is ready."""
+    assert check_settings in checks.registry.registry.get_checks()
 
 
 @pytest.mark.parametrize(
@@ -52,9 +57,7 @@ def test_no_broker_settings(run, settings):
     """A project that hasn't got so far hears the same."""
     for value in (None, "stub"):
         settings.DRAMATIQ_BROKER = value
-        assert [m.id for m in checks.run_checks() if m.id.startswith("taskstate.")] == [
-            "taskstate.W001"
-        ]
+        assert [message.id for message in check_settings()] == ["taskstate.W001"]
 
 
 def test_middleware_twice(run):
@@ -92,6 +95,17 @@ def test_unknown_database(run, settings):
     assert message.id == "taskstate.E005"
     assert "'reports'" in message.msg
     assert "'default'" in message.hint
+
+
+def test_unsupported_database(run, monkeypatch):
+    """Written to, it would be an outage without an end."""
+    monkeypatch.setattr(type(connections["default"]), "vendor", "oracle")
+    monkeypatch.setattr(type(connections["default"]), "display_name", "Oracle")
+    (message,) = run()
+
+    assert message.id == "taskstate.E007"
+    assert "'default': it is Oracle" in message.msg
+    assert "PostgreSQL" in message.hint
 
 
 def test_no_dictionary(run):

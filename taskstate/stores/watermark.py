@@ -28,6 +28,9 @@ _CLOCK = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000",
 }
 
+#: The kinds of databases that have a fence, by Django's names for them.
+VENDORS = tuple(_CLOCK)
+
 #: How long one try of a clear may wait for the flushes inside, in seconds: while it waits,
 #: new flushes wait behind it.
 CLOSE_TRY_SECONDS = 1
