@@ -1,5 +1,6 @@
 """Other processes, real ones: a script that runs to its end, or one that takes orders."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -64,7 +65,8 @@ class SecondProcess:
         return self
 
     def __exit__(self, *error):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # It has ended already.
+            self.process.stdin.close()
         try:
             self.process.wait(LIMIT_SECONDS)
         finally:

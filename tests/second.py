@@ -17,6 +17,7 @@ time.time = lambda: real_time() + offset
 django.setup()
 
 import dramatiq  # noqa: E402
+from django.db import DatabaseError  # noqa: E402
 from django.db.backends.signals import connection_created  # noqa: E402
 from django.dispatch import receiver  # noqa: E402
 from dramatiq.broker import MessageProxy  # noqa: E402
@@ -25,6 +26,7 @@ import taskstate  # noqa: E402
 from taskstate.middleware import StateMiddleware  # noqa: E402
 from taskstate.pacing import BURST  # noqa: E402
 from taskstate.signals import task_changed  # noqa: E402
+from taskstate.stores.errors import is_conflict, is_contention  # noqa: E402
 
 #: An interval that never ends during a test: after the burst, what is pushed stays pending.
 state = StateMiddleware(flush_interval=3600)
@@ -66,6 +68,17 @@ def make(message_id):
         options={"taskstate_hop": 1},
         message_id=message_id,
     )
+
+
+def write_patiently(store, batch):
+    """Write, and wait for locks as long as it takes, as the writer does; a conflict that the
+    store could not settle by itself is an error."""
+    while True:
+        try:
+            return store.write(batch)
+        except DatabaseError as error:
+            if is_conflict(error) or not is_contention(error):
+                raise
 
 
 class Orders:
@@ -121,7 +134,8 @@ class Orders:
         for number in range(rounds):
             ids = list(range(size))
             choice.shuffle(ids)
-            store.write(
+            write_patiently(
+                store,
                 [
                     make_entry(
                         make_transition(
@@ -133,7 +147,7 @@ class Orders:
                         )
                     )
                     for n in ids[: choice.randint(1, size)]
-                ]
+                ],
             )
         last = [
             make_entry(
@@ -144,7 +158,7 @@ class Orders:
             for n in range(size)
         ]
         choice.shuffle(last)
-        store.write(last)
+        write_patiently(store, last)
         store.close()
         return "merged"
 
