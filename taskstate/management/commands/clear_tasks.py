@@ -41,7 +41,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Ask, close the fence, delete."""
+        """Flush, ask, close the fence, delete."""
         alias = conf.tasks_database()
         if not taskstate.flush(timeout=WAIT_SECONDS):
             raise CommandError(
