@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
+import time
 from collections import deque
 from typing import Callable, Sequence
 
@@ -81,8 +83,8 @@ class Flusher:
         *,
         open_store: Callable[[], Store],
         announce: Callable[[Change], None],
-        clock: Callable[[], float],
-        randomness: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        randomness: Callable[[], float] = random.random,
     ) -> None:
         self._open_store = open_store
         self._announce = announce

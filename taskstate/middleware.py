@@ -17,6 +17,7 @@ from dramatiq.common import q_name
 
 from . import process, runs, values
 from .conf import Options
+from .flusher import Flusher
 from .runs import MessageFields, Moment, Run, ThisThread
 from .signals import task_changed
 from .stores import Change, Store
@@ -103,8 +104,7 @@ class StateMiddleware(dramatiq.Middleware):
             synchronous=synchronous,
         )
         self._writer = Writer(
-            open_store=_open_store,
-            announce=_announce,
+            make_flusher=_make_flusher,
             config=self._options,
             watch=process.watch,
         )
@@ -325,6 +325,10 @@ def _open_store() -> Store:
     from .stores.orm import OrmStore
 
     return OrmStore()
+
+
+def _make_flusher() -> Flusher:
+    return Flusher(open_store=_open_store, announce=_announce)
 
 
 def _announce(change: Change) -> None:

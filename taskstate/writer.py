@@ -1,16 +1,14 @@
 """The background thread: when to flush, when to try again, when to stop, when to fork.
 
 One ``Writer`` serves one middleware.  ``push`` hands it a transition; its thread coalesces them
-and commits them through a store.  It knows no Django model: the store, the announcer, the
-clock and the settings are handed in.
+and commits them through a store.  It knows no Django model: the flusher with its store,
+the clock and the settings are handed in.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -19,7 +17,7 @@ from typing import Callable
 from .conf import Config
 from .flusher import Flusher, Stats
 from .pacing import TokenBucket
-from .stores import Change, Store
+from .stores import Store
 from .threads import Deadline, Doorbell, Latch
 from .transitions import Transition
 
@@ -48,35 +46,25 @@ class Writer:
     Constructing one is inert; the first push starts its thread.
 
     Parameters:
-      open_store(Callable): Returns the store; called in the thread that writes first.
-      announce(Callable): Takes each change of a flush, after its commit.
+      make_flusher(Callable): Returns a flusher: one now, and another in each forked child.
       config(Callable): Returns the settings in force.
       watch(Callable): Takes the writer each time its thread is about to start, so that somebody
         stops it at exit and tells it of forks.
-      clock(Callable): Returns monotonic seconds.
-      randomness(Callable): Returns a float from 0 to 1, to jitter retries.
+      clock(Callable): Returns monotonic seconds; the flusher's own.
     """
 
     def __init__(
         self,
         *,
-        open_store: Callable[[], Store],
-        announce: Callable[[Change], None],
+        make_flusher: Callable[[], Flusher],
         config: Callable[[], Config],
         watch: Callable[[Writer], None],
         clock: Callable[[], float] = time.monotonic,
-        randomness: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
         self._watch = watch
         self._clock = clock
-        self._make_flusher = functools.partial(
-            Flusher,
-            open_store=open_store,
-            announce=announce,
-            clock=clock,
-            randomness=randomness,
-        )
+        self._make_flusher = make_flusher
         self._reset()
 
     def _reset(self) -> None:

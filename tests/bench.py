@@ -1,6 +1,7 @@
 """A writer with everything around it faked: its store, its clock, its settings."""
 
 from taskstate.conf import Config
+from taskstate.flusher import Flusher
 from taskstate.pacing import BURST
 from taskstate.stores import BadDataError, Change, Written
 from taskstate.transitions import Status
@@ -63,15 +64,21 @@ class Bench:
         self.watched = []
         self.threads = False
         self.writer = Writer(
-            open_store=lambda: self.store,
-            announce=self.announced.append,
+            make_flusher=self.make_flusher,
             config=lambda: self.config,
             watch=self.watched.append,
             clock=lambda: self.now,
-            randomness=lambda: 1.0,
         )
         self.start = self.writer._start
         self.writer._start = lambda: self.threads and self.start()
+
+    def make_flusher(self):
+        return Flusher(
+            open_store=lambda: self.store,
+            announce=self.announced.append,
+            clock=lambda: self.now,
+            randomness=lambda: 1.0,
+        )
 
     def push(self, *numbers, status=Status.ENQUEUED, hop=1):
         for number in numbers:

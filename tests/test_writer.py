@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from taskstate import middleware
 from taskstate.conf import Config
 from taskstate.writer import Writer
 from tests.bench import Outage
@@ -18,7 +19,7 @@ from tests.factories import make_id, make_transition
 def test_constructing_a_writer_is_inert():
     """No thread, no store: it is made before models can be imported."""
     before = threading.active_count()
-    Writer(open_store=None, announce=None, config=None, watch=None)
+    Writer(make_flusher=middleware._make_flusher, config=None, watch=None)
 
     assert threading.active_count() == before
 
