@@ -78,7 +78,8 @@ class Writer:
         # Whoever holds it may write: the thread, or a caller when no thread can be started.
         self._right_to_write = threading.Lock()
         # Held during a turn of the thread, database and receivers included; a fork waits for it.
-        # It knows its owner, so that an exception injected into a waiting fork can't orphan it.
+        # It knows its owner: a receiver may fork, in the middle of a turn, and an exception that
+        # is injected into a waiting fork can't orphan it.
         self._turn = threading.RLock()
         self._owner: int | None = None
         self._thread: threading.Thread | None = None
@@ -180,14 +181,12 @@ class Writer:
         """Keep the thread between two turns while the process forks, if that can be had within
         ``seconds``: a child that is born while the thread is inside a database driver inherits
         its locks, locked for ever."""
-        if self._owner != threading.get_ident():
-            self._turn.acquire(timeout=seconds)
+        self._turn.acquire(timeout=seconds)
 
     def let_go(self) -> None:
         """Let the thread go on after a fork, in the parent."""
-        if self._owner != threading.get_ident():
-            with contextlib.suppress(RuntimeError):  # It couldn't be had in time.
-                self._turn.release()
+        with contextlib.suppress(RuntimeError):  # It couldn't be had in time.
+            self._turn.release()
 
     def after_fork(self) -> Store | None:
         """Begin anew in a forked child: what was pending is still the parent's.

@@ -377,6 +377,9 @@ def test_a_receiver_may_fork(threaded):
     for number in range(3):
         threaded.push(number)
         assert threaded.writer.flush(LIMIT_SECONDS)
+    # The turns of those forks are over: another thread may fork, too.
+    assert threaded.writer._turn.acquire(timeout=LIMIT_SECONDS)
+    threaded.writer._turn.release()
 
 
 def test_a_failed_flush_is_tried_again_after_a_pause(bench):

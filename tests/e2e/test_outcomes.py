@@ -374,6 +374,23 @@ def interrupted_before_our_hook(position):
 
 
 @scenario
+def another_message_sent_after_the_retry(position):
+    """What else a failing run sends doesn't hide that it is retried."""
+
+    class Notify(dm.Middleware):
+        def after_process_message(self, broker, message, *, result=None, exception=None):
+            if exception is not None:
+                notify.send(for_state={})
+
+    story = Story(Notify(), position=position)
+    notify = story.actor(actor_name="notify")
+    message = story.actor(failing(1), max_retries=1).send(for_state=STATE)
+    signals = "enqueued running delayed? enqueued? running done"
+    story.expect(message, signals, status="done", attempt=1, hop=3)
+    return story
+
+
+@scenario
 def sent_again_by_its_own_actor(position):
     """No retry: the second run's start is its own."""
     story = Story(dm.CurrentMessage(), position=position)

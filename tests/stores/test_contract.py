@@ -176,6 +176,42 @@ def test_a_large_batch(store):
     assert Task.objects.filter(status="done", started_at__isnull=False).count() == 2500
 
 
+@pytest.mark.parametrize(
+    ("lesser", "greater"),
+    [
+        ({"attempt": 1}, {"attempt": 2}),
+        ({"started_at": None}, {"started_at": START}),
+        ({"started_at": START}, {"started_at": START + 1}),
+        ({"started_at": None, "enqueued_at": START + 9}, {"started_at": START}),
+        ({"enqueued_at": START}, {"enqueued_at": START + 1}),
+        ({"actor_name": "a"}, {"actor_name": "b"}),
+        ({"queue_name": "a"}, {"queue_name": "b"}),
+        ({"description": "B"}, {"description": "a"}),
+        ({"model_name": ""}, {"model_name": "x"}),
+        ({"app_name": "x"}, {"app_name": "xy"}),
+        ({"user_pk": None}, {"user_pk": 1}),
+        ({"user_pk": 10}, {"user_pk": 9}),
+    ],
+    ids=str,
+)
+def test_a_tie_goes_to_content(lesser, greater, store, database):
+    """The same one wins whatever the order, in the table as in memory."""
+    facts = [make_transition(Status.RUNNING, happened_at=1.0, **part) for part in (lesser, greater)]
+    assert max(facts, key=precedence) is facts[1]
+    rows = []
+    for order in (facts, facts[::-1]):
+        Task.objects.using(database).all().delete()
+        changes = [len(store.write([make_entry(fact)]).changes) for fact in order]
+        assert changes == ([1, 1] if order is facts else [1, 0])
+        rows.append(columns(row()))
+
+    assert rows[0] == rows[1]
+    name = "user_id" if "user_pk" in greater else next(iter(greater))
+    value = next(iter(greater.values()))
+    expected = moment(value) if name.endswith("_at") else value
+    assert rows[0][name] == expected
+
+
 # One batch may be anything: Hypothesis splits one message's facts over processes.
 @given(
     facts=st.lists(transitions(), min_size=1, max_size=6),
