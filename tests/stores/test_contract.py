@@ -184,6 +184,10 @@ def test_a_large_batch(store):
         ({"started_at": START}, {"started_at": START + 1}),
         ({"started_at": None, "enqueued_at": START + 9}, {"started_at": START}),
         ({"enqueued_at": START}, {"enqueued_at": START + 1}),
+        (
+            {"enqueued_at": START, "started_at": START},
+            {"enqueued_at": START + 1, "started_at": START},
+        ),
         ({"actor_name": "a"}, {"actor_name": "b"}),
         ({"queue_name": "a"}, {"queue_name": "b"}),
         ({"description": "B"}, {"description": "a"}),
