@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.connection import ConnectionDoesNotExist
 
-from .checks import check_settings
+from .checks import check_settings, check_store
 from .conf import tasks_database
 
 
@@ -27,8 +27,9 @@ class TaskstateConfig(AppConfig):
         its child with half a module, for good.
         """
         checks.register(check_settings)
+        checks.register(check_store, checks.Tags.database)
         # Here, because models can't be imported any earlier.
-        from .stores import orm  # noqa: F401
+        from .stores import choice  # noqa: F401
 
         with contextlib.suppress(ConnectionDoesNotExist, ImproperlyConfigured):
             # Loads the database's driver; it connects to nothing. What is wrong with the

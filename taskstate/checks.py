@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Collection
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
@@ -19,6 +19,24 @@ MIDDLEWARE_PATH = "taskstate.middleware.StateMiddleware"
 def check_settings(**_: Any) -> list[CheckMessage]:
     """Check everything that this app reads from the settings."""
     return [*_check_middleware(), *_check_options(), *_check_database()]
+
+
+def check_store(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """Check that the store that is asked for can be had, if the database may be asked: by
+    ``migrate``, or ``check --database``."""
+    alias = conf.tasks_database()
+    raw = conf.raw_settings()
+    is_asked_for = isinstance(raw, dict) and raw.get("STORE") == "upsert"
+    if not is_asked_for or alias not in (databases or ()):
+        return []
+    # Here, because models can't be imported before the apps are ready.
+    from .stores.choice import find_obstacle
+
+    obstacle = find_obstacle(alias)
+    if obstacle is None:
+        return []
+    reason, cure = obstacle.split(". ", 1)
+    return [Error(f"TASKSTATE: STORE is 'upsert', but {reason}.", hint=cure, id="taskstate.E008")]
 
 
 def _check_middleware() -> list[CheckMessage]:

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 logger = logging.getLogger("taskstate")
 
-Value = Union[bool, int, float]
+Value = Union[bool, int, float, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Config:
     shutdown_timeout: float = 10.0
     #: Write each transition at once, in the calling thread: for tests.
     synchronous: bool = False
+    #: How rows are written: one of ``STORES``.
+    store: str = "auto"
+
+
+#: By one statement, by the ORM, or by one statement wherever the database allows.
+STORES = ("auto", "orm", "upsert")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +72,18 @@ def find_problem(key: str, value: object) -> Problem | None:
         return _unknown(key)
     default = DEFAULTS[key]
     if isinstance(default, bool):
-        if isinstance(value, bool):
-            return None
-        return Problem(key, f"{key} is {value!r}.", "Set it to True or False.")
+        return None if isinstance(value, bool) else _not_one_of(key, value, (True, False))
+    if isinstance(default, str):
+        return None if value in STORES else _not_one_of(key, value, STORES)
+    return _find_problem_of_number(key, value, default)
+
+
+def _not_one_of(key: str, value: object, choices: tuple[Value, ...]) -> Problem:
+    *names, last = [repr(choice) for choice in choices]
+    return Problem(key, f"{key} is {value!r}.", f"Set it to {', '.join(names)} or {last}.")
+
+
+def _find_problem_of_number(key: str, value: object, default: float) -> Problem | None:
     smallest, greatest, unit = _RANGES[key]
     whole = isinstance(default, int)
     kind = "a whole number" if whole else "a number"

@@ -246,7 +246,7 @@ class Flusher:
     def _count_flush(self, written: Written, started: float) -> None:
         self._stats += Stats(
             flushes=1,
-            rows_written=len(written.changes),
+            rows_written=written.rows,
             rows_unchanged=written.unchanged,
             last_flush_seconds=self._clock() - started,
         )

@@ -82,6 +82,7 @@ class StateMiddleware(dramatiq.Middleware):
       max_pending(int): Messages kept through an outage.
       shutdown_timeout(float): Seconds that the last flush of a process may take.
       synchronous(bool): Write each transition at once in the calling thread; for tests.
+      store(str): How rows are written: "auto", "orm" or "upsert".
 
     Raises:
       ImproperlyConfigured: If a parameter is of the wrong type or out of range.
@@ -95,6 +96,7 @@ class StateMiddleware(dramatiq.Middleware):
         max_pending: int | None = None,
         shutdown_timeout: float | None = None,
         synchronous: bool | None = None,
+        store: str | None = None,
     ) -> None:
         self._options = Options(
             flush_interval=flush_interval,
@@ -102,9 +104,10 @@ class StateMiddleware(dramatiq.Middleware):
             max_pending=max_pending,
             shutdown_timeout=shutdown_timeout,
             synchronous=synchronous,
+            store=store,
         )
         self._writer = Writer(
-            make_flusher=_make_flusher,
+            make_flusher=self._make_flusher,
             config=self._options,
             watch=process.watch,
         )
@@ -211,6 +214,17 @@ class StateMiddleware(dramatiq.Middleware):
             self._writer.stop()
         except Exception:
             logger.exception("The last flush of this worker failed.")
+
+    # Where it goes.
+
+    def _make_flusher(self) -> Flusher:
+        return Flusher(open_store=self._open_store, announce=_announce)
+
+    def _open_store(self) -> Store:
+        # Here, because the middleware is made before models can be imported.
+        from .stores.choice import open_store
+
+        return open_store(self._options().store, _is_listened)
 
     # From a hook to a push.
 
@@ -320,15 +334,8 @@ def _user_key() -> values.UserKey:
     return user_key()
 
 
-def _open_store() -> Store:
-    # Here, because the middleware is made before models can be imported.
-    from .stores.orm import OrmStore
-
-    return OrmStore()
-
-
-def _make_flusher() -> Flusher:
-    return Flusher(open_store=_open_store, announce=_announce)
+def _is_listened() -> bool:
+    return task_changed.has_listeners(StateMiddleware)
 
 
 def _announce(change: Change) -> None:

@@ -49,12 +49,12 @@ _TIME_BITS = 42
 _PHASE_BITS = 2
 _HOP_BITS = 17
 
-_TIME_SHIFT = _ORDER_BITS
-_PHASE_SHIFT = _TIME_SHIFT + _TIME_BITS
-_HOP_SHIFT = _PHASE_SHIFT + _PHASE_BITS
+TIME_SHIFT = _ORDER_BITS
+PHASE_SHIFT = TIME_SHIFT + _TIME_BITS
+_HOP_SHIFT = PHASE_SHIFT + _PHASE_BITS
 
-_ORDER_MASK = (1 << _ORDER_BITS) - 1
-_PHASE_MASK = (1 << _PHASE_BITS) - 1
+ORDER_MASK = (1 << _ORDER_BITS) - 1
+PHASE_MASK = (1 << _PHASE_BITS) - 1
 
 MAX_TIME = (1 << _TIME_BITS) - 1
 MAX_HOP = (1 << _HOP_BITS) - 1
@@ -66,17 +66,17 @@ def pack_rank(status: Status, hop: int, time_ms: int) -> int:
     phase, order = _PLACES[status]
     hop = min(max(hop, 0), MAX_HOP)
     time_ms = min(max(time_ms, 0), MAX_TIME)
-    return hop << _HOP_SHIFT | phase << _PHASE_SHIFT | time_ms << _TIME_SHIFT | order
+    return hop << _HOP_SHIFT | phase << PHASE_SHIFT | time_ms << TIME_SHIFT | order
 
 
 def status_of(rank: int) -> Status:
     """Return the status that ``rank`` was packed from."""
-    return _STATUSES[rank >> _PHASE_SHIFT & _PHASE_MASK, rank & _ORDER_MASK]
+    return _STATUSES[rank >> PHASE_SHIFT & PHASE_MASK, rank & ORDER_MASK]
 
 
 def time_of(rank: int) -> int:
     """Return when the transition of this rank happened, in milliseconds since 1970."""
-    return rank >> _TIME_SHIFT & MAX_TIME
+    return rank >> TIME_SHIFT & MAX_TIME
 
 
 class Transition(NamedTuple):

@@ -37,7 +37,7 @@ class FakeStore:
         self.batches.append(list(batch))
         if self.errors_after_commit:
             raise self.errors_after_commit.pop()
-        return Written([Change(entry.winner, entry) for entry in batch], 0)
+        return Written(len(batch), 0, [Change(entry.winner, entry) for entry in batch])
 
     def is_in_transaction(self):
         return self.in_transaction

@@ -48,11 +48,12 @@ class SecondProcess:
     Parameters:
       alias(str): The database of the tests that it writes to.
       clock(float): How many seconds its clock is ahead.
+      store(str): The store that it writes through, as ``TASKSTATE["STORE"]`` names it.
     """
 
-    def __init__(self, alias, clock=0.0):
+    def __init__(self, alias, clock=0.0, store="auto"):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.second", str(clock)],
+            [sys.executable, "-m", "tests.second", str(clock), store],
             env=environment(alias),
             cwd=ROOT,
             stdin=subprocess.PIPE,

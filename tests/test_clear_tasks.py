@@ -13,6 +13,7 @@ from taskstate.models import Task
 from taskstate.pacing import BURST
 from taskstate.stores import watermark
 from taskstate.stores.orm import OrmStore
+from taskstate.stores.upsert import UpsertStore
 from taskstate.transitions import Status
 from tests.conftest import LIMIT_SECONDS
 from tests.factories import make_entry, make_id, make_transition
@@ -120,13 +121,14 @@ def test_if_pending_can_not_be_flushed_nothing_is_deleted(sqlite, monkeypatch):
     assert statuses() == {1: "enqueued"}
 
 
+@pytest.mark.parametrize("store", ["orm", "upsert"])
 @pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
-def test_what_another_process_still_holds_stays_dead(clock, database):
+def test_what_another_process_still_holds_stays_dead(clock, database, store):
     """Its transitions are older than the clear by their age, whatever its clock says; a task
     that goes on afterwards appears again with its next transition."""
     burst = [make_id(n) for n in range(BURST)]
     ids = [make_id(n) for n in range(100, 103)]
-    with SecondProcess(database, clock) as second:
+    with SecondProcess(database, clock, store) as second:
         second.order("spend_burst", ids=burst)
         second.order("running", ids=ids)
         assert second.order("pending") == 3
@@ -143,8 +145,9 @@ def test_what_another_process_still_holds_stays_dead(clock, database):
         assert statuses() == {100: "done"}
 
 
+@pytest.mark.parametrize("store", ["orm", "upsert"])
 @pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
-def test_a_flush_in_the_middle_is_waited_out(clock, database):
+def test_a_flush_in_the_middle_is_waited_out(clock, database, store):
     """Its rows go with the others; none comes back after the command has returned."""
     write([1])
     cleared = []
@@ -153,7 +156,7 @@ def test_a_flush_in_the_middle_is_waited_out(clock, database):
         cleared.append(clear(yes=True))
         connections.close_all()
 
-    with SecondProcess(database, clock) as second:
+    with SecondProcess(database, clock, store) as second:
         assert second.order("hold_next_flush", ids=[make_id(2)])
         clearing = threading.Thread(target=work)
         clearing.start()
@@ -183,10 +186,11 @@ def test_a_flush_that_never_ends_is_reported(server_database, monkeypatch):
     assert statuses() == {1: "enqueued", 2: "enqueued"}
 
 
-def test_only_what_is_older_than_the_clear_is_dropped(database):
+@pytest.mark.parametrize("make_store", [OrmStore, UpsertStore])
+def test_only_what_is_older_than_the_clear_is_dropped(database, make_store):
     """By its age when it is written: a store with a clock of its own shows where the line is."""
     assert watermark.close(database, timeout=LIMIT_SECONDS)
-    store = OrmStore(clock=lambda: 1000.0)
+    store = make_store(clock=lambda: 1000.0)
     old = make_entry(make_transition(message_id=make_id(1), happened_at=1000.0 - HOUR))
     new = make_entry(make_transition(message_id=make_id(2), happened_at=1000.0 + HOUR))
 

@@ -12,6 +12,9 @@ GOOD = [
     ("MAX_PENDING", 10_000_000),
     ("SHUTDOWN_TIMEOUT", 0),
     ("SYNCHRONOUS", True),
+    ("STORE", "auto"),
+    ("STORE", "orm"),
+    ("STORE", "upsert"),
 ]
 BAD = [
     ("FLUSH_INTERVAL", -0.1, "out of range"),
@@ -27,6 +30,9 @@ BAD = [
     ("SHUTDOWN_TIMEOUT", [1], "not a number"),
     ("SYNCHRONOUS", "yes", "SYNCHRONOUS is 'yes'"),
     ("SYNCHRONOUS", 0, "SYNCHRONOUS is 0"),
+    ("STORE", "ORM", "STORE is 'ORM'"),
+    ("STORE", None, "STORE is None"),
+    ("STORE", ["orm"], "STORE is ['orm']"),
     ("FLUSH_INTERVALL", 1, "no key of TASKSTATE"),
     (7, 1, "no key of TASKSTATE"),
 ]
@@ -48,6 +54,7 @@ def test_defaults_are_the_documented_ones(settings):
         max_pending=100_000,
         shutdown_timeout=10.0,
         synchronous=False,
+        store="auto",
     )
 
 

@@ -17,9 +17,12 @@ class Change(NamedTuple):
 class Written(NamedTuple):
     """What became of a batch."""
 
-    changes: Sequence[Change]
-    #: How many rows already held the same fact, or a newer one, or were cleared meanwhile.
+    #: How many rows were inserted or changed.
+    rows: int
+    #: How many already held the same fact, or a newer one, or were cleared or deleted meanwhile.
     unchanged: int
+    #: Those that were inserted or changed, if somebody listens.
+    changes: Sequence[Change]
 
 
 class BadDataError(Exception):

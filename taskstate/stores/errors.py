@@ -9,7 +9,7 @@ error codes, SQLite's result codes as Python's sqlite3 module raises them.
 
 from __future__ import annotations
 
-from django.db import DatabaseError, Error, IntegrityError
+from django.db import Error, IntegrityError
 
 #: PostgreSQL: data exceptions, integrity violations, and a trigger's own RAISE.
 _SQLSTATE_BAD_CLASSES = ("22", "23")
@@ -51,17 +51,9 @@ _MYSQL_LOCK_TIMEOUT = frozenset({1205})
 _PYTHON_BAD = (OverflowError, UnicodeEncodeError)
 
 
-class NotInsertedError(DatabaseError):
-    """A row is missing that was just inserted, or that a conflict said is there.
-
-    Somebody has deleted it in between, and the next try inserts it; or a trigger drops it
-    silently, and every try will.
-    """
-
-
 def is_bad_data(error: BaseException) -> bool:
     """Return whether ``error`` says that a value of the batch can't be stored."""
-    if isinstance(error, (*_PYTHON_BAD, NotInsertedError)):
+    if isinstance(error, _PYTHON_BAD):
         return True
     if not isinstance(error, Error):
         return False
@@ -78,8 +70,6 @@ def is_conflict(error: BaseException) -> bool:
     """Return whether ``error`` says that another writer was in the way: worth a try at once."""
     if not isinstance(error, Error):
         return False
-    if isinstance(error, NotInsertedError):
-        return True
     return _mysql_code(error) in _MYSQL_CONFLICT or _sqlstate(error) in _SQLSTATE_CONFLICT
 
 

@@ -11,12 +11,14 @@ microseconds.  Times are microseconds since 1970.
 from __future__ import annotations
 
 import logging
+from typing import Any, Callable, NamedTuple
 
 from django.db import DatabaseError, NotSupportedError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..models import Task, Watermark
 from ..threads import Deadline
+from ..transitions import Transition
 from . import locks
 from .errors import is_contention
 
@@ -28,6 +30,8 @@ _CLOCK = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000",
 }
 
+_GREATEST = {"sqlite": "MAX"}
+
 #: The kinds of databases that have a fence, by Django's names for them.
 VENDORS = tuple(_CLOCK)
 
@@ -36,13 +40,31 @@ VENDORS = tuple(_CLOCK)
 CLOSE_TRY_SECONDS = 1
 
 
-def enter(connection: BaseDatabaseWrapper) -> float:
-    """Enter the fence until the end of this transaction.
+#: Added to a transition's age: what the rounding of either clock may take from it.
+AGE_MARGIN_SECONDS = 0.005
 
-    Returns:
-      float: How many seconds ago the last clear was.
-    """
-    clock = _clock(connection)
+
+class Fence(NamedTuple):
+    """What this process knows of the last clear."""
+
+    #: The watermark itself: as long as it is this one, there was no other clear.
+    version: int
+    #: By this process's monotonic clock, in seconds: the clear was then, or earlier.
+    cleared_at: float
+
+    def is_younger(self, transition: Transition) -> bool:
+        """Return whether ``transition`` surely happened after the clear."""
+        return transition.happened_at > self.cleared_at + AGE_MARGIN_SECONDS
+
+
+def look(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> Fence:
+    """Return what is known of the last clear now; another one may follow at once."""
+    with connection.cursor() as cursor:
+        return _read(connection, cursor, clock)
+
+
+def enter(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> Fence:
+    """Enter the fence: until the end of this transaction, there is no other clear."""
     table = _table(connection, Watermark)
     lock = ""
     with connection.cursor() as cursor:
@@ -57,14 +79,24 @@ def enter(connection: BaseDatabaseWrapper) -> float:
         else:
             # SQLite: a write first, since a transaction that reads first can't always write.
             cursor.execute(_creation(connection))
-        query = f"SELECT {clock} - cleared_at FROM {table} WHERE id = {Watermark.ONLY}{lock}"
+        return _read(connection, cursor, clock, lock)
+
+
+def _read(
+    connection: BaseDatabaseWrapper, cursor: Any, clock: Callable[[], float], lock: str = ""
+) -> Fence:
+    query = (
+        f"SELECT cleared_at, {_clock(connection)} - cleared_at "
+        f"FROM {_table(connection, Watermark)} WHERE id = {Watermark.ONLY}{lock}"
+    )
+    cursor.execute(query)
+    row = cursor.fetchone()
+    if row is None:
+        cursor.execute(_creation(connection))
         cursor.execute(query)
         row = cursor.fetchone()
-        if row is None:
-            cursor.execute(_creation(connection))
-            cursor.execute(query)
-            row = cursor.fetchone()
-    return float(row[0]) / 1_000_000
+    version, microseconds_ago = row
+    return Fence(version, clock() - float(microseconds_ago) / 1_000_000)
 
 
 def close(alias: str, timeout: float) -> bool:
@@ -100,7 +132,9 @@ def _close_once(alias: str) -> None:
             tasks = _table(connection, Task)
             cursor.execute(f"LOCK TABLE {tasks} IN SHARE ROW EXCLUSIVE MODE")
         cursor.execute(_creation(connection))
-        cursor.execute(f"UPDATE {table} SET cleared_at = {clock} WHERE id = {Watermark.ONLY}")
+        # No two clears leave the same mark, whatever became of the database's clock.
+        later = f"{_GREATEST.get(connection.vendor, 'GREATEST')}({clock}, cleared_at + 1)"
+        cursor.execute(f"UPDATE {table} SET cleared_at = {later} WHERE id = {Watermark.ONLY}")
 
 
 def _creation(connection: BaseDatabaseWrapper) -> str:

@@ -35,7 +35,8 @@ def statuses():
     return sorted((task.description, task.status) for task in Task.objects.all())
 
 
-def test_two_processes_write_the_same_messages(server_database):
+@pytest.mark.parametrize("stores", [("orm", "orm"), ("upsert", "upsert"), ("orm", "upsert")])
+def test_two_processes_write_the_same_messages(server_database, stores):
     """At the same time, in different orders: no deadlock escapes, no row goes back."""
     size = 60
     ranks = {}
@@ -43,7 +44,8 @@ def test_two_processes_write_the_same_messages(server_database):
     def merge(process, seed):
         assert process.order("merge", rounds=40, size=size, seed=seed) == "merged"
 
-    with SecondProcess(server_database) as one, SecondProcess(server_database) as two:
+    first, second = (SecondProcess(server_database, store=store) for store in stores)
+    with first as one, second as two:
         mergers = [
             threading.Thread(target=merge, args=[process, seed])
             for seed, process in enumerate([one, two], start=1)

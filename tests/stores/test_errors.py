@@ -7,7 +7,7 @@ provoke, as each driver carries them.
 import pytest
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
-from taskstate.stores.errors import NotInsertedError, is_bad_data, is_conflict, is_contention
+from taskstate.stores.errors import is_bad_data, is_conflict, is_contention
 
 
 def postgres(code, attribute="sqlstate", wrapper=OperationalError):
@@ -95,9 +95,3 @@ def test_lock_timeouts(error):
     """A clear waits for what holds the lock; a flush has waited enough."""
     assert is_contention(error)
     assert not is_bad_data(error)
-
-
-def test_a_row_that_was_not_inserted():
-    """Somebody may have deleted it in between: another try, and only then a bad row."""
-    assert is_conflict(NotInsertedError())
-    assert is_bad_data(NotInsertedError())

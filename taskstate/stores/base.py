@@ -1,0 +1,90 @@
+"""What all stores share: which database, what its errors mean, and when to try again."""
+
+from __future__ import annotations
+
+import abc
+import logging
+import time
+from typing import Callable, Iterator, Sequence, TypeVar
+
+from django.db import Error, close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .. import conf
+from ..buffer import Entry
+from . import BadDataError, Written
+from .errors import is_bad_data, is_conflict
+
+logger = logging.getLogger("taskstate")
+
+Item = TypeVar("Item")
+
+#: How often a batch is tried at once when another writer was in the way.
+TRIES = 4
+
+
+class DatabaseStore(abc.ABC):
+    """Writes batches through one of Django's connections.
+
+    Parameters:
+      clock(Callable): The monotonic clock that ``Transition.happened_at`` was read from.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._connections: list[object] = []
+
+    @abc.abstractmethod
+    def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
+        """Try once to commit a batch; in a transaction of the caller's, leave that usable."""
+
+    def write(self, batch: Sequence[Entry]) -> Written:
+        """Commit a batch; see ``Store.write``.  Inside a transaction it takes a savepoint."""
+        connection = connections[conf.tasks_database()]
+        try:
+            return self._write_despite_conflicts(connection, batch)
+        except Exception as error:
+            if is_bad_data(error):
+                raise BadDataError(str(error)) from error
+            raise
+
+    def _write_despite_conflicts(
+        self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]
+    ) -> Written:
+        for _ in range(TRIES - 1):
+            try:
+                return self._write_once(connection, batch)
+            except Error as error:
+                # A conflict may have ended the caller's transaction: then the caller has to know.
+                if connection.in_atomic_block or not is_conflict(error):
+                    raise
+                logger.debug("Another writer was in the way, trying again: %s", error)
+        return self._write_once(connection, batch)
+
+    def is_in_transaction(self) -> bool:
+        """Return whether the calling thread is inside ``transaction.atomic``."""
+        return connections[conf.tasks_database()].in_atomic_block
+
+    def tidy(self) -> None:
+        """Close connections that are too old or broken."""
+        close_old_connections()
+        self._connections = _connections_of_this_thread()
+
+    def close(self) -> None:
+        """Close the connections of this thread, receivers' included."""
+        connections.close_all()
+        self._connections = []
+
+
+def in_portions(items: Sequence[Item], connection: BaseDatabaseWrapper) -> Iterator[Sequence[Item]]:
+    """Cut ``items`` into portions of as many parameters as a statement may have."""
+    size = connection.features.max_query_params or max(1, len(items))
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _connections_of_this_thread() -> list[object]:
+    try:
+        return list(connections.all(initialized_only=True))
+    except TypeError:  # Django before 4.1 has no such argument, and opens none either.
+        return list(connections.all())

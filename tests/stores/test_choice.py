@@ -1,0 +1,139 @@
+"""Which store it is, and the reasons why the fast one can't be had."""
+
+import pytest
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError, connections
+
+from taskstate.middleware import StateMiddleware
+from taskstate.models import Task
+from taskstate.stores import choice
+from taskstate.stores.orm import OrmStore
+from taskstate.stores.upsert import UpsertStore
+from tests.conftest import LIMIT_SECONDS
+from tests.factories import make_transition
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    choice.find_obstacle.cache_clear()
+    yield
+    choice.find_obstacle.cache_clear()
+
+
+@pytest.fixture
+def connection(database, monkeypatch):
+    """The connection to the database, to pretend that it is something else."""
+    connection = connections[database]
+    connection.ensure_connection()
+
+    def pretend(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(type(connection), name, value)
+            vars(connection).pop(name, None)  # Django keeps what it has asked for.
+
+    yield pretend
+    for name in ("pg_version", "mysql_version", "mysql_is_mariadb"):
+        vars(connection).pop(name, None)
+
+
+OLD = {
+    "default": {"Database": type("Database", (), {"sqlite_version_info": (3, 37, 2)})},
+    "postgres": {"pg_version": 90624},
+    "mariadb": {"mysql_version": (10, 5, 29)},
+}
+
+
+def open_store(name):
+    return choice.open_store(name, lambda: True)
+
+
+def test_the_upsert_wherever_it_can_be_had(database):
+    """On every database that the tests run on."""
+    assert type(open_store("auto")) is UpsertStore
+    assert type(open_store("upsert")) is UpsertStore
+    assert type(open_store("orm")) is OrmStore
+
+
+def test_an_old_database(database, connection):
+    """The ORM store by itself; where the upsert was asked for, the reason and the cure."""
+    connection(**OLD[database])
+
+    assert type(open_store("auto")) is OrmStore
+    with pytest.raises(ImproperlyConfigured, match=r"is no .* or later. Set it to 'auto'"):
+        open_store("upsert")
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_mysql(database, connection):
+    """Nobody has tried the statement there."""
+    connection(mysql_is_mariadb=False)
+
+    assert type(open_store("auto")) is OrmStore
+    with pytest.raises(ImproperlyConfigured, match="no PostgreSQL, SQLite or MariaDB"):
+        open_store("upsert")
+
+
+def test_stricter_transactions(server_database):
+    """They would not see a clear that they have waited for."""
+    level = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+    if server_database == "mariadb":
+        level = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+    with connections[server_database].cursor() as cursor:
+        cursor.execute(level)
+
+    assert type(open_store("auto")) is OrmStore
+    with pytest.raises(ImproperlyConfigured, match="are repeatable read"):
+        open_store("upsert")
+
+
+def test_a_database_that_is_away(sqlite, monkeypatch):
+    """It is asked again, until it answers: nothing is chosen for want of an answer."""
+    connection = connections[sqlite]
+    connection.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(connection), "get_new_connection", fail)
+        with pytest.raises(OperationalError):
+            open_store("auto")
+
+    assert type(open_store("auto")) is UpsertStore
+
+
+def fail(*arguments):
+    raise OperationalError("no answer")
+
+
+def test_the_check_tells_before_the_worker_does(database, settings, connection):
+    """If it may ask the database: ``migrate`` and ``check --database`` do."""
+    settings.TASKSTATE = {"STORE": "upsert"}
+    assert problems(database) == []
+    choice.find_obstacle.cache_clear()
+    connection(**OLD[database])
+
+    (problem,) = problems(database)
+    assert problem.id == "taskstate.E008"
+    assert "STORE is 'upsert', but the database" in problem.msg
+    assert "Set it to 'auto'" in problem.hint
+    assert problems() == []
+    settings.TASKSTATE = {"STORE": "auto"}
+    assert problems(database) == []
+
+
+def problems(*databases):
+    found = run_checks(databases=list(databases) or None)
+    return [problem for problem in found if problem.id.startswith("taskstate.E")]
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_asked_for_in_vain_it_is_an_outage(database, connection, caplog, monkeypatch):
+    """Whoever has run no checks reads the reason in the log, and loses nothing."""
+    connection(**OLD[database])
+    state = StateMiddleware(store="upsert")
+    state._writer.push(make_transition())
+    assert not state._writer.flush(0.5)
+    assert "STORE'] is 'upsert', but the database 'default' is no SQLite 3.38" in caplog.text
+
+    monkeypatch.undo()
+    choice.find_obstacle.cache_clear()
+    assert state._writer.flush(LIMIT_SECONDS)
+    assert Task.objects.count() == 1
