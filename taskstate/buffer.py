@@ -6,10 +6,12 @@ the one thread that writes.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
-from typing import Iterable
+from typing import Callable, Iterable
 
+from . import values
 from .transitions import Status, Transition, newest, status_of
 
 #: How many transitions per pending message may wait to be coalesced while the writer is
@@ -19,10 +21,11 @@ RAW_PER_MESSAGE = 4
 #: How many transitions of one message a flush remembers for ``task_changed``.
 HISTORY_LENGTH = 100
 
-#: What a row takes in a statement besides its texts: an upper bound for both statements
-#: of the ORM store, counted with all its fields.
-_ROW_BYTES = 1_000
-_BYTES_PER_CHARACTER = 4
+#: How much one statement may take, in bytes: half of MariaDB's ``max_allowed_packet``.
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+#: What a row takes in a statement at most, in bytes: a character of a text may take four, and
+#: everything else takes no more than this.
+MAX_ROW_BYTES = 1_000 + 4 * values.TEXT_LENGTH
 
 
 class Entry:
@@ -33,7 +36,7 @@ class Entry:
     def __init__(self, transition: Transition) -> None:
         self.winner = transition
         #: The ranks of all transitions merged so far, in no order.
-        self.history = [transition.rank]
+        self.history: tuple[int, ...] = (transition.rank,)
         #: True if an earlier try to write it may have been committed, its answer lost.
         self.uncertain = False
 
@@ -44,43 +47,36 @@ class Entry:
 
     def add(self, transition: Transition) -> None:
         """Merge one more fact about the same message."""
-        self.winner = newest(self.winner, transition)
-        self._remember([transition.rank])
+        rank = transition.rank
+        if rank > self.winner.rank:
+            self.winner = transition
+        elif rank == self.winner.rank:
+            self.winner = newest(self.winner, transition)
+        if rank not in self.history:
+            self._remember((rank,))
 
     def merge(self, newer: Entry) -> None:
         """Merge what came for the same message while this entry was being written."""
         self.winner = newest(self.winner, newer.winner)
-        self._remember(newer.history)
+        self._remember(rank for rank in newer.history if rank not in self.history)
 
     def _remember(self, ranks: Iterable[int]) -> None:
-        for rank in ranks:
-            if rank not in self.history:
-                self.history.append(rank)
+        self.history += tuple(ranks)
         if len(self.history) > HISTORY_LENGTH:
-            self.history = sorted(self.history)[-HISTORY_LENGTH:]
-
-    def size(self) -> int:
-        """Return an upper bound for what this entry takes in a statement, in bytes."""
-        fact = self.winner
-        characters = (
-            len(fact.actor_name)
-            + len(fact.queue_name)
-            + len(fact.description)
-            + len(fact.model_name)
-            + len(fact.app_name)
-        )
-        return _ROW_BYTES + _BYTES_PER_CHARACTER * characters
+            self.history = tuple(sorted(self.history)[-HISTORY_LENGTH:])
 
 
 class Buffer:
-    """Transitions that were pushed and are not committed yet, one entry per message.
+    """What was pushed and is not committed yet, one entry per message.
 
     Parameters:
       max_pending(int): How many messages may wait; beyond it the oldest are dropped.
+      fit(Callable): Makes a transition fit, or None of one that can't be tracked.
     """
 
-    def __init__(self, max_pending: int) -> None:
+    def __init__(self, max_pending: int, fit: Callable[[Transition], Transition | None]) -> None:
         self.max_pending = max_pending
+        self._fit = fit
         self._dropped_messages = 0
         #: Transitions that pushers had to drop, by thread: so nobody needs a lock to count.
         self._shed_by_thread: dict[int, int] = {}
@@ -110,8 +106,9 @@ class Buffer:
     def push(self, transition: Transition) -> None:
         """Add a fact.  Safe from any thread, and if an exception is injected anywhere in it:
         the append is one C-level operation, and what follows it only bounds the memory."""
-        self._raw.append(transition)
-        if len(self._raw) > RAW_PER_MESSAGE * self.max_pending:
+        raw = self._raw
+        raw.append(transition)
+        if len(raw) > RAW_PER_MESSAGE * self.max_pending:
             self._shed()
 
     def _shed(self) -> None:
@@ -125,32 +122,32 @@ class Buffer:
     def absorb(self) -> int:
         """Coalesce what was pushed so far; return how many transitions that were."""
         absorbed = 0
+        entries = self._entries
         for _ in range(len(self._raw)):
             try:
-                transition = self._raw.popleft()
+                pushed = self._raw.popleft()
             except IndexError:  # A pusher had to shed it.
                 break
+            transition = self._fit(pushed)
+            if transition is None:
+                continue
             absorbed += 1
-            entry = self._entries.get(transition.message_id)
+            message_id = transition.fields.message_id
+            entry = entries.get(message_id)
             if entry is None:
-                self._entries[transition.message_id] = Entry(transition)
+                entries[message_id] = Entry(transition)
             else:
                 entry.add(transition)
         self._drop_oldest()
         return absorbed
 
-    def take(self, max_rows: int, max_bytes: int) -> list[Entry]:
-        """Remove and return the oldest entries: at most ``max_rows``, and not many more than
-        ``max_bytes`` in a statement."""
-        batch: list[Entry] = []
-        size = 0
-        for entry in self._entries.values():
-            if len(batch) >= max_rows or size >= max_bytes:
-                break
-            batch.append(entry)
-            size += entry.size()
+    def take(self, max_rows: int) -> list[Entry]:
+        """Remove and return the oldest entries: at most ``max_rows``, and no more than fit into a
+        statement whatever they hold."""
+        max_rows = min(max_rows, MAX_BATCH_BYTES // MAX_ROW_BYTES)
+        batch = list(itertools.islice(self._entries.values(), max_rows))
         for entry in batch:
-            del self._entries[entry.winner.message_id]
+            del self._entries[entry.winner.fields.message_id]
         return batch
 
     def put_back(self, batch: Iterable[Entry]) -> None:

@@ -1,4 +1,6 @@
-"""The ``TASKSTATE`` setting: its keys, ranges and defaults, read live.  Nothing else reads it.
+"""The ``TASKSTATE`` setting: its keys, ranges and defaults.  Nothing else reads it.
+
+It is read once, and again when Django says that it has changed: ``override_settings`` does.
 
 The system checks refuse a bad value.  A process that runs no checks logs it once, and takes the
 default.  Given to ``StateMiddleware`` as an argument, it raises.
@@ -13,6 +15,7 @@ from typing import Any, Union
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 
 logger = logging.getLogger("taskstate")
 
@@ -128,16 +131,33 @@ class Options:
                     f"StateMiddleware({name}={value!r}): {problem.message} {problem.hint}"
                 )
         self._overrides: dict[str, Any] = given
-        self._seen: object = None
+        self._seen: int | None = None
         self._config = Config()
 
     def __call__(self) -> Config:
-        """Return the values in force now.  Cheap enough for every push."""
-        raw = raw_settings()
-        if raw != self._seen:
-            self._config = dataclasses.replace(_usable(raw), **self._overrides)
-            self._seen = dict(raw) if isinstance(raw, dict) else raw
+        """Return the values in force now."""
+        if self._seen != changes.count:
+            self._seen = changes.count
+            self._config = dataclasses.replace(_usable(raw_settings()), **self._overrides)
         return self._config
+
+
+class _Changes:
+    """Whoever keeps a value has to ask for it again when the count is another one."""
+
+    #: How often Django has said that the setting is another one.
+    count = 0
+
+
+changes = _Changes()
+
+
+def _note_change(*, setting: str, **_: Any) -> None:
+    if setting == "TASKSTATE":
+        changes.count += 1
+
+
+setting_changed.connect(_note_change)
 
 
 def raw_settings() -> object:

@@ -21,9 +21,6 @@ from .transitions import Transition
 
 logger = logging.getLogger("taskstate")
 
-#: How much one statement may take, in bytes: a quarter of MariaDB's max_allowed_packet.
-MAX_BATCH_BYTES = 4 * 1024 * 1024
-
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
@@ -72,6 +69,7 @@ class Flusher:
     thread that has the right to write may call it.
 
     Parameters:
+      fit(Callable): Makes a transition fit, or None of one that can't be tracked.
       open_store(Callable): Returns the store; called in the thread that writes first.
       announce(Callable): Takes each change of a flush, after its commit.
       clock(Callable): Returns monotonic seconds.
@@ -81,6 +79,7 @@ class Flusher:
     def __init__(
         self,
         *,
+        fit: Callable[[Transition], Transition | None],
         open_store: Callable[[], Store],
         announce: Callable[[Change], None],
         clock: Callable[[], float] = time.monotonic,
@@ -89,7 +88,8 @@ class Flusher:
         self._open_store = open_store
         self._announce = announce
         self._clock = clock
-        self.buffer = Buffer(Config.max_pending)
+        self._fit = fit
+        self.buffer = Buffer(Config.max_pending, fit)
         self.backoff = Backoff(randomness)
         self._store: Store | None = None
         self._stats = Stats()
@@ -112,7 +112,7 @@ class Flusher:
         self.absorb()
         remaining = self.buffer.messages
         while remaining > 0:
-            batch = self.buffer.take(max_batch_size, MAX_BATCH_BYTES)
+            batch = self.buffer.take(max_batch_size)
             if not batch:  # A receiver has flushed the rest.
                 break
             remaining -= len(batch)
@@ -123,14 +123,14 @@ class Flusher:
     def full_batches(self, max_batch_size: int) -> None:
         """Write as many full batches as are pending, and leave the rest."""
         while self.buffer.messages >= max_batch_size:
-            if not self._write(self.buffer.take(max_batch_size, MAX_BATCH_BYTES)):
+            if not self._write(self.buffer.take(max_batch_size)):
                 return
 
     def _write(self, batch: Sequence[Entry]) -> bool:
         """Commit a batch, announce what it changed, and tidy up."""
         written = self._commit_all(batch)
         self._announce_news()
-        self._tidy()
+        self._look_after_connections(at_rest=False)
         return written
 
     def _commit_all(self, batch: Sequence[Entry]) -> bool:
@@ -197,7 +197,7 @@ class Flusher:
             "written; all others are. It says: %s",
             entry.winner.message_id,
             entry.winner.status.value,
-            entry.winner.actor_name,
+            entry.winner.fields.actor_name,
             str(error).partition("\n")[0],  # PostgreSQL's next lines hold the row itself.
         )
 
@@ -255,10 +255,14 @@ class Flusher:
         """Return whether this thread, which writes, is inside a transaction of a receiver."""
         return self._store is not None and self._store.is_in_transaction()
 
-    def _tidy(self) -> None:
+    def rest(self) -> None:
+        """Keep no connection that should not outlive a quiet second."""
+        self._look_after_connections(at_rest=True)
+
+    def _look_after_connections(self, *, at_rest: bool) -> None:
         try:
             if self._store is not None:
-                self._store.tidy()
+                (self._store.rest if at_rest else self._store.tidy)()
         except Exception:
             logger.exception("The writer could not close an old database connection.")
 
@@ -284,9 +288,12 @@ class Flusher:
             dropped=self.buffer.dropped,
         )
 
-    def write_now(self, transition: Transition) -> None:
+    def write_now(self, pushed: Transition) -> None:
         """Write one fact in the calling thread, on its own connection.  An error is logged and
         counted; it never reaches the caller."""
+        transition = self._fit(pushed)
+        if transition is None:
+            return
         self._stats += Stats(transitions=1)
         started = self._clock()
         try:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 import dramatiq
-from django.apps import apps
 from dramatiq.broker import MessageProxy
-from dramatiq.common import q_name
 
-from . import process, runs, values
+from . import process, runs
 from .conf import Options
+from .fitting import Fitter
 from .flusher import Flusher
-from .runs import MessageFields, Moment, Run, ThisThread
+from .runs import Moment, Run, ThisThread
 from .signals import task_changed
 from .stores import Change, Store
-from .transitions import MAX_HOP, Status, Transition, UserPk, pack_rank
+from .transitions import MAX_HOP, MessageFields, Status, pack_rank, transition_from
 from .writer import Writer
 
 __all__ = ["StateMiddleware"]
@@ -31,26 +30,29 @@ logger = logging.getLogger("taskstate")
 #: The kwarg that makes a message tracked.
 FOR_STATE = "for_state"
 
-#: Warnings are given once per actor, for so many actors: their names come from outside.
-_MAX_WARNED = 1000
 
+def _for_tracked(hook: Callable[..., None]) -> Any:
+    """Run ``hook`` for tracked messages only, and let no exception out of it.
 
-Hook = TypeVar("Hook", bound=Callable[..., None])
-
-
-def _for_tracked(hook: Hook) -> Hook:
-    """Run ``hook`` for tracked messages only, and let no exception out of it."""
+    It gets the message twice: as Dramatiq gave it, which may be a proxy that lives as long as one
+    run, and the message itself.  Each attribute that is read through a proxy is a call in Python.
+    """
 
     @functools.wraps(hook)
     def guarded(
-        self: StateMiddleware, broker: dramatiq.Broker, message: Any, *args: Any, **kwargs: Any
+        self: StateMiddleware,
+        broker: dramatiq.Broker,  # noqa: ARG001 - Dramatiq's signature
+        message: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         try:
-            for_state = message.kwargs.get(FOR_STATE)
+            itself = message._message if isinstance(message, MessageProxy) else message
+            for_state = itself.kwargs.get(FOR_STATE)
             if for_state is None:
                 return
             if isinstance(for_state, dict):
-                hook(self, broker, message, *args, **kwargs)
+                hook(self, message, itself, *args, **kwargs)
             else:
                 logger.debug(
                     "Message %s is not tracked: its %s is a %s, not a dict.",
@@ -67,7 +69,7 @@ def _for_tracked(hook: Hook) -> Hook:
                 message.actor_name,
             )
 
-    return guarded  # type: ignore[return-value]
+    return guarded
 
 
 class StateMiddleware(dramatiq.Middleware):
@@ -106,26 +108,22 @@ class StateMiddleware(dramatiq.Middleware):
             synchronous=synchronous,
             store=store,
         )
+        self._fitter = Fitter()
         self._writer = Writer(
             make_flusher=self._make_flusher,
             config=self._options,
             watch=process.watch,
         )
         self._this_thread = ThisThread()
-        self._warned: set[tuple[str, str]] = set()
 
     # Enqueueing: in a web process, or in a worker that retries or forwards.
 
     @_for_tracked
-    def before_enqueue(
-        self, broker: dramatiq.Broker, message: Any, delay: int | None = None
-    ) -> None:
+    def before_enqueue(self, given: Any, message: Any, delay: int | None = None) -> None:
         """Count the hop, before the message is encoded."""
-        if isinstance(message, MessageProxy):
-            # A broker may enqueue the proxy itself: take its run's hop before it changes.
-            run: Run | None = runs.run_of(message)
-        else:
-            run = self._this_thread.run
+        # A broker may enqueue the proxy itself: take its run's hop before it changes.
+        is_proxy = given is not message
+        run = runs.run_of(given, message) if is_proxy else self._this_thread.run
         if run is not None and run.message_id == message.message_id:
             is_retry = runs.attempt_of(message) > run.attempt
             if is_retry and run.started_at is not None:
@@ -133,66 +131,63 @@ class StateMiddleware(dramatiq.Middleware):
         message.options[runs.HOP_OPTION] = min(runs.hop_of(message) + 1, MAX_HOP)
 
     @_for_tracked
-    def after_enqueue(
-        self, broker: dramatiq.Broker, message: Any, delay: int | None = None
-    ) -> None:
+    def after_enqueue(self, given: Any, message: Any, delay: int | None = None) -> None:
         """Push enqueued, or delayed."""
         moment = runs.now()
         hop = runs.hop_of(message)
-        run = self._this_thread.run
-        self._this_thread.enqueued = (message.message_id, hop)
+        this_thread = self._this_thread
+        this_thread.enqueued = (message.message_id, hop)
+        run = this_thread.run
         if run is not None and run.message_id == message.message_id and hop > run.hop:
             run.superseded = True
-        # Delay 0 is a delay as well: the message goes by the delay queue.
-        status = Status.ENQUEUED if delay is None else Status.DELAYED
         self._push(
-            status,
-            fields=self._fields_of(message),
-            hop=hop,
-            attempt=runs.attempt_of(message),
-            started_at=runs.carried_start(message),
-            moment=moment,
+            # Delay 0 is a delay as well: the message goes by the delay queue.
+            Status.ENQUEUED if delay is None else Status.DELAYED,
+            moment,
+            hop,
+            runs.attempt_of(message),
+            runs.carried_start(message),
+            self._fitter.collect(message, message.kwargs[FOR_STATE]),
         )
 
     # Processing: in a worker thread.
 
     @_for_tracked
-    def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+    def before_process_message(self, proxy: Any, message: Any) -> None:
         """Push running."""
         moment = runs.now()
-        run = runs.run_of(message)
-        self._this_thread.run = run
+        run = self._this_thread.run = runs.run_of(proxy, message)
         carried = runs.carried_start(message)
-        run.started_at = moment.time if carried is None else carried
-        run.fields = self._fields_of(message)
-        self._push_run(Status.RUNNING, run, moment)
+        run.started_at = moment[0] if carried is None else carried
+        run.fields = self._fitter.collect(message, message.kwargs[FOR_STATE])
+        self._push(Status.RUNNING, moment, run.hop, run.attempt, run.started_at, run.fields)
 
     @_for_tracked
     def after_process_message(
         self,
-        broker: dramatiq.Broker,
+        proxy: Any,
         message: Any,
         *,
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
         """Note when the run ended, and how; whether that is final shows at the ack."""
-        run = runs.run_of(message)
+        run = runs.run_of(proxy, message)
         run.ended = runs.now()
         run.raised = exception is not None
 
     @_for_tracked
-    def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:
+    def after_skip_message(self, proxy: Any, message: Any) -> None:
         """Note that the message was skipped."""
-        run = runs.run_of(message)
+        run = runs.run_of(proxy, message)
         run.ended = runs.now()
         run.skipped = True
 
     @_for_tracked
-    def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
+    def before_ack(self, proxy: Any, message: Any) -> None:
         """Push done or skipped, or failed if the message raised and is not retried."""
         message_id, hop = self._this_thread.leave()
-        run: Run | None = runs.known_run(message)
+        run: Run | None = runs.known_run(proxy)
         if run is None or run.ended is None:
             return  # A delayed copy that became due, for one: it didn't run.
         # An exception may have kept our own hook from seeing the run begin.
@@ -203,10 +198,10 @@ class StateMiddleware(dramatiq.Middleware):
             self._settle(Status.FAILED, message, run)
 
     @_for_tracked
-    def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
+    def before_nack(self, proxy: Any, message: Any) -> None:
         """Push failed, or skipped."""
         self._this_thread.leave()
-        self._settle(Status.FAILED, message, runs.run_of(message))
+        self._settle(Status.FAILED, message, runs.run_of(proxy, message))
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
         """Write what is pending, for a bounded time."""
@@ -218,7 +213,7 @@ class StateMiddleware(dramatiq.Middleware):
     # Where it goes.
 
     def _make_flusher(self) -> Flusher:
-        return Flusher(open_store=self._open_store, announce=_announce)
+        return Flusher(fit=self._fitter.fit, open_store=self._open_store, announce=_announce)
 
     def _open_store(self) -> Store:
         # Here, because the middleware is made before models can be imported.
@@ -235,103 +230,24 @@ class StateMiddleware(dramatiq.Middleware):
             status = Status.SKIPPED
             run.started_at = None
         if run.fields is None:
-            run.fields = self._fields_of(message)
-        self._push_run(status, run, run.ended or runs.now())
+            run.fields = self._fitter.collect(message, message.kwargs[FOR_STATE])
+        moment = run.ended or runs.now()
+        self._push(status, moment, run.hop, run.attempt, run.started_at, run.fields)
         run.settled = True
 
-    def _push_run(self, status: Status, run: Run, moment: Moment) -> None:
-        self._push(
-            status,
-            fields=run.fields,
-            hop=run.hop,
-            attempt=run.attempt,
-            started_at=run.started_at,
-            moment=moment,
-        )
-
-    def _push(
+    def _push(  # noqa: PLR0917 - keywords cost a third of the call
         self,
         status: Status,
-        *,
-        fields: MessageFields | None,
+        moment: Moment,
         hop: int,
         attempt: int,
         started_at: int | None,
-        moment: Moment,
+        fields: MessageFields | None,
     ) -> None:
-        if fields is None:
-            return
-        self._writer.push(
-            Transition(
-                rank=pack_rank(status, hop, moment.time),
-                message_id=fields.message_id,
-                actor_name=fields.actor_name,
-                queue_name=fields.queue_name,
-                attempt=attempt,
-                enqueued_at=fields.enqueued_at,
-                started_at=started_at,
-                user_pk=fields.user_pk,
-                description=fields.description,
-                model_name=fields.model_name,
-                app_name=fields.app_name,
-                happened_at=moment.monotonic,
-            )
-        )
-
-    def _fields_of(self, message: Any) -> MessageFields | None:
-        """Return what the columns take from ``message``, or None if it can't be tracked."""
-        try:
-            message_id = values.clean_message_id(message.message_id)
-        except ValueError:
-            self._warn_once(
-                message,
-                "A message of actor %s is not tracked: its id %.100r is no UUID. Leave it to "
-                "Dramatiq to make the ids, or use uuid.uuid4(). Later ones of this actor are not "
-                "logged.",
-                message.message_id,
-            )
-            return None
-        for_state: dict[str, Any] = message.kwargs[FOR_STATE]
-        return MessageFields(
-            message_id=message_id,
-            actor_name=values.clean_text(message.actor_name, values.ACTOR_NAME_LENGTH),
-            queue_name=values.clean_text(q_name(message.queue_name), values.QUEUE_NAME_LENGTH),
-            enqueued_at=values.clean_time(message.message_timestamp),
-            user_pk=self._user_pk(message, for_state.get("user_pk")),
-            description=values.clean_text(for_state.get("description"), values.DESCRIPTION_LENGTH),
-            model_name=values.clean_text(for_state.get("model_name"), values.MODEL_NAME_LENGTH),
-            app_name=values.clean_text(for_state.get("app_name"), values.APP_NAME_LENGTH),
-        )
-
-    def _user_pk(self, message: Any, value: object) -> UserPk:
-        if value is None:
-            return None
-        try:
-            return _user_key().clean(value)
-        except ValueError as error:
-            self._warn_once(
-                message,
-                "A task of actor %s is tracked without its user: for_state['user_pk'] is %.100r, "
-                "and %s. Later ones of this actor are not logged.",
-                value,
-                error,
-            )
-            return None
-
-    def _warn_once(self, message: Any, text: str, *details: object) -> None:
-        key = (text, message.actor_name)
-        if key not in self._warned and len(self._warned) < _MAX_WARNED:
-            self._warned.add(key)
-            logger.warning(text, message.actor_name, *details)
-
-
-def _user_key() -> values.UserKey:
-    if not apps.models_ready:
-        raise ValueError("the apps aren't loaded yet")
-    # Here, because the middleware is made before models can be imported.
-    from .models import user_key
-
-    return user_key()
+        if fields is not None:
+            time_ms, monotonic = moment
+            rank = pack_rank(status, hop, time_ms)
+            self._writer.push(transition_from((rank, attempt, started_at, monotonic, fields)))
 
 
 def _is_listened() -> bool:

@@ -141,6 +141,7 @@ def user_key() -> values.UserKey:
         smallest=_BIGINT_RANGE[0] if smallest is None else max(smallest, _BIGINT_RANGE[0]),
         greatest=_BIGINT_RANGE[1] if greatest is None else min(greatest, _BIGINT_RANGE[1]),
         max_length=getattr(field, "max_length", None),
+        is_integer=isinstance(field, models.IntegerField),
     )
 
 

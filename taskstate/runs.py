@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any, Tuple
 
 from . import values
-from .transitions import MAX_HOP, UserPk
+from .transitions import MAX_HOP, MessageFields
+
+#: The present, in milliseconds since 1970 and in monotonic seconds.
+Moment = Tuple[int, float]
 
 #: How often the message has been enqueued; absent counts as 0.
 HOP_OPTION = "taskstate_hop"
@@ -18,64 +21,45 @@ STARTED_AT_OPTION = "taskstate_started_at"
 _RUN_ATTRIBUTE = "_taskstate_run"
 
 
-class Moment(NamedTuple):
-    """The present, by two clocks."""
-
-    #: Milliseconds since 1970.
-    time: int
-    #: Monotonic seconds.
-    monotonic: float
-
-
 def now() -> Moment:
     """Return the present."""
-    return Moment(int(time.time() * 1000), time.monotonic())
-
-
-class MessageFields(NamedTuple):
-    """What doesn't change while a message is processed, made fit for the columns."""
-
-    message_id: str
-    actor_name: str
-    queue_name: str
-    enqueued_at: int
-    user_pk: UserPk
-    description: str
-    model_name: str
-    app_name: str
+    return int(time.time() * 1000), time.monotonic()
 
 
 class Run:
     """One run of a message by this process, from its receipt to its acknowledgement."""
 
+    # What a run begins with stands here, so that making one costs three assignments.
+
+    #: When the first run began, by the message's own account or because this is the first.
+    started_at: int | None = None
+    fields: MessageFields | None = None
+    #: When its outcome was known; Dramatiq may tell twice, the last time counts.
+    ended: Moment | None = None
+    raised = False
+    skipped = False
+    #: Whether the message was enqueued anew during the run, by a retry above all.
+    superseded = False
+    settled = False
+
     def __init__(self, message: Any) -> None:
         self.message_id = message.message_id
         self.hop = hop_of(message)
         self.attempt = attempt_of(message)
-        #: When the first run began, by the message's own account or because this is the first.
-        self.started_at: int | None = None
-        self.fields: MessageFields | None = None
-        #: When its outcome was known; Dramatiq may tell twice, the last time counts.
-        self.ended: Moment | None = None
-        self.raised = False
-        self.skipped = False
-        #: Whether the message was enqueued anew during the run, by a retry above all.
-        self.superseded = False
-        self.settled = False
 
 
-def run_of(message: Any) -> Run:
-    """Return the run of a message that Dramatiq's proxy stands for; the same one each time."""
-    run: Run | None = known_run(message)
+def run_of(proxy: Any, message: Any) -> Run:
+    """Return the run of ``message`` that Dramatiq's proxy stands for; the same one each time."""
+    run: Run | None = proxy.__dict__.get(_RUN_ATTRIBUTE)
     if run is None:
-        run = Run(message)
-        setattr(message, _RUN_ATTRIBUTE, run)
+        run = proxy.__dict__[_RUN_ATTRIBUTE] = Run(message)
     return run
 
 
-def known_run(message: Any) -> Run | None:
-    """Return the run of a message if ``run_of`` was asked for it before."""
-    run: Run | None = getattr(message, _RUN_ATTRIBUTE, None)
+def known_run(proxy: Any) -> Run | None:
+    """Return the run that Dramatiq's proxy stands for, if ``run_of`` was asked for it before."""
+    # Not by getattr: the proxy would look for it in the message, and fail by an exception.
+    run: Run | None = proxy.__dict__.get(_RUN_ATTRIBUTE)
     return run
 
 
@@ -95,12 +79,14 @@ class ThisThread(threading.local):
 
 def hop_of(message: Any) -> int:
     """Return how often ``message`` has been enqueued; 0 if it doesn't say."""
-    return values.clean_count(message.options.get(HOP_OPTION), MAX_HOP)
+    hop = message.options.get(HOP_OPTION, 0)
+    return hop if type(hop) is int and 0 <= hop <= MAX_HOP else values.clean_count(hop, MAX_HOP)
 
 
 def attempt_of(message: Any) -> int:
     """Return how many runs of ``message`` came before."""
-    return values.clean_count(message.options.get("retries"), values.MAX_ATTEMPT)
+    attempt = message.options.get("retries")
+    return 0 if attempt is None else values.clean_count(attempt, values.MAX_ATTEMPT)
 
 
 def carried_start(message: Any) -> int | None:

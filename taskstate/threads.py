@@ -38,9 +38,9 @@ class Doorbell:
         except RuntimeError:  # It was rung already.
             pass
 
-    def wait(self, seconds: float) -> None:
-        """Wait for a ring, ``seconds`` at most."""
-        self._lock.acquire(timeout=seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait for a ring, ``seconds`` at most; return whether it came."""
+        return self._lock.acquire(timeout=seconds)
 
 
 class Latch:

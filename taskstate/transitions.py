@@ -8,7 +8,8 @@ Nothing here touches a database, a thread or a clock.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+import functools
+from typing import Any, Callable, NamedTuple, Union
 from uuid import UUID
 
 from django.db.models import TextChoices
@@ -60,13 +61,19 @@ MAX_TIME = (1 << _TIME_BITS) - 1
 MAX_HOP = (1 << _HOP_BITS) - 1
 
 
+#: Status to the rank that it has on hop 0, in 1970.  By the status's text, since the hash of an
+#: enumeration's member is computed in Python.
+_BASES = {status.value: phase << PHASE_SHIFT | order for status, (phase, order) in _PLACES.items()}
+
+
 def pack_rank(status: Status, hop: int, time_ms: int) -> int:
     """Return the rank of ``status``, reached on hop ``hop`` at ``time_ms`` (milliseconds
     since 1970).  A hop or a time beyond its range counts as the end of the range."""
-    phase, order = _PLACES[status]
-    hop = min(max(hop, 0), MAX_HOP)
-    time_ms = min(max(time_ms, 0), MAX_TIME)
-    return hop << _HOP_SHIFT | phase << PHASE_SHIFT | time_ms << TIME_SHIFT | order
+    if not 0 <= hop <= MAX_HOP:
+        hop = min(max(hop, 0), MAX_HOP)
+    if not 0 <= time_ms <= MAX_TIME:
+        time_ms = min(max(time_ms, 0), MAX_TIME)
+    return hop << _HOP_SHIFT | _BASES[status._value_] | time_ms << TIME_SHIFT
 
 
 def status_of(rank: int) -> Status:
@@ -79,28 +86,40 @@ def time_of(rank: int) -> int:
     return rank >> TIME_SHIFT & MAX_TIME
 
 
+class MessageFields(NamedTuple):
+    """What doesn't change while a message is processed; ``fitting`` makes it fit the columns."""
+
+    #: The UUID of the message in its canonical form.
+    message_id: str
+    #: The message's own timestamp, in milliseconds since 1970.
+    enqueued_at: int
+    user_pk: UserPk
+    actor_name: str
+    #: Without the suffix of the delay queue.
+    queue_name: str
+    description: str
+    model_name: str
+    app_name: str
+
+
 class Transition(NamedTuple):
     """One fact about one message, complete enough to be a row by itself."""
 
     rank: int
-    #: The UUID of the message in its canonical form.
-    message_id: str
-    actor_name: str
-    #: Without the suffix of the delay queue.
-    queue_name: str
     #: How many runs came before this one: Dramatiq's ``retries``.
     attempt: int
-    #: The message's own timestamp, in milliseconds since 1970.
-    enqueued_at: int
     #: When the first run began, in milliseconds since 1970; None before it, or if skipped.
     started_at: int | None
-    user_pk: UserPk
-    description: str
-    model_name: str
-    app_name: str
     #: When it happened by this process's monotonic clock, in seconds: its age decides whether
     #: ``clear_tasks`` came after it.  Meaningless elsewhere, so not part of the content.
     happened_at: float
+    #: Shared by the transitions of a run: a push has only to make what is new.
+    fields: MessageFields
+
+    @property
+    def message_id(self) -> str:
+        """Return the UUID of the message in its canonical form."""
+        return self.fields.message_id
 
     @property
     def status(self) -> Status:
@@ -113,24 +132,34 @@ class Transition(NamedTuple):
         return time_of(self.rank)
 
 
+#: Make one out of a plain tuple, without the call in Python that their constructors are.
+fields_from: Callable[[tuple[Any, ...]], MessageFields] = functools.partial(
+    tuple.__new__, MessageFields
+)
+transition_from: Callable[[tuple[Any, ...]], Transition] = functools.partial(
+    tuple.__new__, Transition
+)
+
+
 def precedence(transition: Transition) -> tuple[object, ...]:
     """Return the sort key of a fact: the greatest one of a message is its row.
 
     Rank decides.  Content follows only so that two different facts of equal rank end in the
     same row whatever the order they are written in; None sorts before every value.
     """
+    fields = transition.fields
     started_at = -1 if transition.started_at is None else transition.started_at
-    user = "" if transition.user_pk is None else str(transition.user_pk)
+    user = "" if fields.user_pk is None else str(fields.user_pk)
     return (
         transition.rank,
         transition.attempt,
         started_at,
-        transition.enqueued_at,
-        transition.actor_name,
-        transition.queue_name,
-        transition.description,
-        transition.model_name,
-        transition.app_name,
+        fields.enqueued_at,
+        fields.actor_name,
+        fields.queue_name,
+        fields.description,
+        fields.model_name,
+        fields.app_name,
         user,
     )
 

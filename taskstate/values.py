@@ -19,6 +19,11 @@ DESCRIPTION_LENGTH = 255
 MODEL_NAME_LENGTH = 100
 APP_NAME_LENGTH = 100
 
+#: All texts of a task together.
+TEXT_LENGTH = (
+    ACTOR_NAME_LENGTH + QUEUE_NAME_LENGTH + DESCRIPTION_LENGTH + MODEL_NAME_LENGTH + APP_NAME_LENGTH
+)
+
 #: The largest ``attempt`` that fits its column, an integer of 32 bits.
 MAX_ATTEMPT = 2**31 - 1
 
@@ -27,7 +32,7 @@ ELLIPSIS = "…"
 #: A longer text is no primary key of anything, and not worth parsing.
 _LONGEST_KEY = 255
 
-_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_is_canonical = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 def clean_text(value: object, length: int) -> str:
@@ -38,7 +43,9 @@ def clean_text(value: object, length: int) -> str:
     """
     if value is None:
         return ""
-    text = value if type(value) is str else str(value)
+    if type(value) is str and len(value) <= length and value.isascii() and "\0" not in value:
+        return value  # As almost all are.
+    text = str(value)
     if not text.isascii():
         text = text.encode("utf-8", "ignore").decode("utf-8")
     if "\0" in text:
@@ -54,10 +61,9 @@ def clean_message_id(value: object) -> str:
     Raises:
       ValueError: If it isn't the text of a UUID.
     """
-    text = str(value)
-    if _CANONICAL_UUID.fullmatch(text):
-        return text
-    return str(UUID(text))
+    if type(value) is str and _is_canonical(value):
+        return value
+    return str(UUID(str(value)))
 
 
 def clean_count(value: object, limit: int) -> int:
@@ -65,7 +71,7 @@ def clean_count(value: object, limit: int) -> int:
     outside, and 0 if it is no whole number at all."""
     if type(value) is not int:
         return 0
-    return min(max(value, 0), limit)
+    return value if 0 <= value <= limit else min(max(value, 0), limit)
 
 
 def clean_time(value: object) -> int:
@@ -83,8 +89,10 @@ class UserKey(NamedTuple):
     smallest: int
     greatest: int
     max_length: int | None
+    #: Whether it is a whole number, which is its own ``to_python``.
+    is_integer: bool = False
 
-    def clean(self, value: object) -> UserPk:
+    def clean(self, value: object) -> UserPk:  # noqa: C901
         """Return ``value`` as a primary key of the user model.
 
         Raises:
@@ -92,6 +100,8 @@ class UserKey(NamedTuple):
         """
         if value is None:
             return None
+        if self.is_integer and type(value) is int and self.smallest <= value <= self.greatest:
+            return value
         if isinstance(value, bool) or not isinstance(value, (int, str, UUID)):
             raise ValueError(f"a {type(value).__name__} is no primary key")  # noqa: TRY004
         if isinstance(value, str) and len(value) > _LONGEST_KEY:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import Callable
 
+from . import conf
 from .conf import Config
 from .flusher import Flusher, Stats
 from .pacing import TokenBucket
@@ -28,7 +29,8 @@ THREAD_NAME = "taskstate-writer"
 
 #: While flushes are rate-limited nobody rings: the writer looks for a full batch this often.
 NAP_SECONDS = 0.05
-#: An idle writer is woken by the next push; this only bounds the wait.
+#: An idle writer is woken by the next push.  After so long it rests: it keeps no connection that
+#: it isn't meant to keep.
 IDLE_SECONDS = 1.0
 
 
@@ -65,6 +67,9 @@ class Writer:
         self._watch = watch
         self._clock = clock
         self._make_flusher = make_flusher
+        # Of all the settings, the one that every push asks for.
+        self._is_synchronous = False
+        self._seen_changes: int | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -92,7 +97,10 @@ class Writer:
     def push(self, transition: Transition) -> None:
         """Hand over a fact.  One append; it never waits, and never touches the database,
         except where ``SYNCHRONOUS`` asks for just that."""
-        if self._config().synchronous:
+        if self._seen_changes != conf.changes.count:
+            self._seen_changes = conf.changes.count
+            self._is_synchronous = self._config().synchronous
+        if self._is_synchronous:
             self._watch(self)
             self._flusher.write_now(transition)
             return
@@ -220,7 +228,9 @@ class Writer:
             while not self._may_end():
                 with self._turn:
                     pause = self._step_safely()
-                self._sleep(pause)
+                if not self._sleep(pause):
+                    with self._turn:
+                        self._flusher.rest()
         finally:
             with self._turn:
                 self._flusher.close()
@@ -237,15 +247,18 @@ class Writer:
     def _may_end(self) -> bool:
         return self._is_ending() and not self._buffer and not self._tickets
 
-    def _sleep(self, seconds: float | None) -> None:
+    def _sleep(self, seconds: float | None) -> bool:
+        """Wait until the next turn is due, or there is something to do; return False if there
+        was nothing to do for a while."""
         if seconds is not None:
             self._doorbell.wait(min(seconds, NAP_SECONDS))
-            return
+            return True
         self._idle = True
         # Only now may a push rely on the bell: look once more for what came just before.
-        if self._buffer.untouched and not self._tickets and not self._is_ending():
-            self._doorbell.wait(IDLE_SECONDS)
+        is_busy = not self._buffer.untouched or bool(self._tickets) or self._is_ending()
+        is_rung = is_busy or self._doorbell.wait(IDLE_SECONDS)
         self._idle = False
+        return is_rung
 
     def _step_safely(self) -> float | None:
         try:

@@ -1,5 +1,7 @@
 """A writer with everything around it faked: its store, its clock, its settings."""
 
+import threading
+
 from taskstate.conf import Config
 from taskstate.flusher import Flusher
 from taskstate.pacing import BURST
@@ -23,6 +25,7 @@ class FakeStore:
         self.errors_after_commit = []
         self.tries = 0
         self.tidied = 0
+        self.rested = threading.Event()
         self.closed = 0
         self.in_transaction = False
         self.on_write = lambda: None
@@ -44,6 +47,9 @@ class FakeStore:
 
     def tidy(self):
         self.tidied += 1
+
+    def rest(self):
+        self.rested.set()
 
     def close(self):
         self.closed += 1
@@ -74,6 +80,7 @@ class Bench:
 
     def make_flusher(self):
         return Flusher(
+            fit=lambda transition: transition,
             open_store=lambda: self.store,
             announce=self.announced.append,
             clock=lambda: self.now,

@@ -4,7 +4,7 @@ import time
 import uuid
 
 from taskstate.buffer import Entry
-from taskstate.transitions import Status, Transition, pack_rank
+from taskstate.transitions import MessageFields, Status, Transition, pack_rank
 
 #: 2023-11-14 22:13:20 UTC, in milliseconds.
 START = 1_700_000_000_000
@@ -15,18 +15,21 @@ def make_id(number=None):
 
 
 def make_transition(status=Status.ENQUEUED, hop=1, at=START, **values):
-    values.setdefault("message_id", make_id(1))
-    values.setdefault("actor_name", "actor")
-    values.setdefault("queue_name", "default")
-    values.setdefault("attempt", 0)
-    values.setdefault("enqueued_at", START)
-    values.setdefault("started_at", None)
-    values.setdefault("user_pk", None)
-    values.setdefault("description", "")
-    values.setdefault("model_name", "")
-    values.setdefault("app_name", "")
-    values.setdefault("happened_at", time.monotonic())
-    return Transition(rank=pack_rank(status, hop, at), **values)
+    fields = {
+        "message_id": make_id(1),
+        "enqueued_at": START,
+        "user_pk": None,
+        "actor_name": "actor",
+        "queue_name": "default",
+        "description": "",
+        "model_name": "",
+        "app_name": "",
+    }
+    for name in fields.keys() & values.keys():
+        fields[name] = values.pop(name)
+    values = {"attempt": 0, "started_at": None, "happened_at": time.monotonic(), **values}
+    rank = pack_rank(status, hop, at)
+    return Transition(rank=rank, fields=MessageFields(**fields), **values)
 
 
 def make_entry(*transitions):

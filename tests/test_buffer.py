@@ -2,7 +2,14 @@
 
 import pytest
 
-from taskstate.buffer import HISTORY_LENGTH, RAW_PER_MESSAGE, Buffer
+from taskstate.buffer import (
+    HISTORY_LENGTH,
+    MAX_BATCH_BYTES,
+    MAX_ROW_BYTES,
+    RAW_PER_MESSAGE,
+    Buffer,
+)
+from taskstate.conf import Config
 from taskstate.transitions import Status
 from tests.factories import START, make_entry, make_id, make_transition
 
@@ -13,8 +20,12 @@ def ids(batch):
     return [entry.winner.message_id for entry in batch]
 
 
+def as_it_is(transition):
+    return transition
+
+
 def pushed(*transitions, max_pending=100):
-    buffer = Buffer(max_pending)
+    buffer = Buffer(max_pending, fit=as_it_is)
     for transition in transitions:
         buffer.push(transition)
     buffer.absorb()
@@ -31,7 +42,7 @@ def test_transitions_of_a_message_become_one_entry():
         done,
     )
 
-    (entry,) = buffer.take(MANY, MANY)
+    (entry,) = buffer.take(MANY)
 
     assert entry.winner is done
     assert entry.statuses == (Status.ENQUEUED, Status.RUNNING, Status.DONE)
@@ -39,7 +50,7 @@ def test_transitions_of_a_message_become_one_entry():
 
 def test_absorb_tells_how_many_transitions_it_took():
     """The statistics count transitions, not messages."""
-    buffer = Buffer(10)
+    buffer = Buffer(10, fit=as_it_is)
     for _ in range(3):
         buffer.push(make_transition())
 
@@ -58,26 +69,25 @@ def test_take_gives_the_oldest_first():
         make_transition(Status.DONE, message_id=one),
     )
 
-    assert ids(buffer.take(2, MANY)) == [one, two]
-    assert ids(buffer.take(2, MANY)) == [three]
-    assert buffer.take(2, MANY) == []
+    assert ids(buffer.take(2)) == [one, two]
+    assert ids(buffer.take(2)) == [three]
+    assert buffer.take(2) == []
 
 
 def test_take_is_bounded_in_bytes():
-    """A batch of long texts is shorter, but never empty."""
-    facts = [make_transition(message_id=make_id(n), description="x" * 255) for n in range(10)]
-    size = make_entry(facts[0]).size()
+    """A batch fits into a statement, whatever its texts hold."""
+    most = MAX_BATCH_BYTES // MAX_ROW_BYTES
+    assert most > Config.max_batch_size, "the default is not cut"
+    facts = [make_transition(message_id=make_id(n)) for n in range(most + 1)]
 
-    assert size > 4 * 255
-    assert len(pushed(*facts).take(MANY, 3 * size)) == 3
-    assert len(pushed(*facts).take(MANY, 1)) == 1
+    assert len(pushed(*facts, max_pending=MANY).take(MANY)) == most
 
 
 def test_put_back_goes_to_the_front_and_newer_facts_win():
     """A failed flush loses nothing, overwrites nothing newer, and keeps the order."""
     one, two, three = (make_id(number) for number in (1, 2, 3))
     buffer = pushed(*(make_transition(message_id=key) for key in (one, two)))
-    failed = buffer.take(MANY, MANY)
+    failed = buffer.take(MANY)
     failed[0].uncertain = True
     done = make_transition(Status.DONE, message_id=one)
     buffer.push(make_transition(message_id=three))
@@ -86,7 +96,7 @@ def test_put_back_goes_to_the_front_and_newer_facts_win():
 
     buffer.put_back(failed)
 
-    batch = buffer.take(MANY, MANY)
+    batch = buffer.take(MANY)
     assert ids(batch) == [one, two, three]
     assert batch[0].winner is done
     assert batch[0].statuses == (Status.ENQUEUED, Status.DONE)
@@ -98,13 +108,13 @@ def test_an_older_fact_that_came_later_does_not_win_over_what_is_put_back():
     """The merge is by rank, not by arrival."""
     done = make_transition(Status.DONE)
     buffer = pushed(done)
-    failed = buffer.take(MANY, MANY)
+    failed = buffer.take(MANY)
     buffer.push(make_transition(Status.RUNNING))
     buffer.absorb()
 
     buffer.put_back(failed)
 
-    assert buffer.take(MANY, MANY)[0].winner is done
+    assert buffer.take(MANY)[0].winner is done
 
 
 def test_the_oldest_messages_are_dropped_and_counted():
@@ -112,7 +122,7 @@ def test_the_oldest_messages_are_dropped_and_counted():
     keys = [make_id(number) for number in range(5)]
     buffer = pushed(*(make_transition(message_id=key) for key in keys[:3]), max_pending=3)
     assert buffer.dropped == 0
-    failed = buffer.take(MANY, MANY)
+    failed = buffer.take(MANY)
     for key in keys[3:]:
         buffer.push(make_transition(message_id=key))
     buffer.absorb()
@@ -120,12 +130,12 @@ def test_the_oldest_messages_are_dropped_and_counted():
     buffer.put_back(failed)
 
     assert buffer.dropped == 2
-    assert ids(buffer.take(MANY, MANY)) == keys[2:]
+    assert ids(buffer.take(MANY)) == keys[2:]
 
 
 def test_raw_pushes_are_bounded_while_nobody_takes_them():
     """A writer stuck in a dead socket can't cost the worker its memory."""
-    buffer = Buffer(2)
+    buffer = Buffer(2, fit=as_it_is)
     limit = 2 * RAW_PER_MESSAGE
     for number in range(limit + 3):
         buffer.push(make_transition(message_id=make_id(number)))
@@ -133,14 +143,14 @@ def test_raw_pushes_are_bounded_while_nobody_takes_them():
     assert len(buffer) == limit
     assert buffer.dropped == 3
     buffer.absorb()
-    assert ids(buffer.take(MANY, MANY)) == [make_id(number) for number in (9, 10)]
+    assert ids(buffer.take(MANY)) == [make_id(number) for number in (9, 10)]
 
 
 def test_history_is_bounded():
     """A message that is retried for days doesn't grow."""
     buffer = pushed(*(make_transition(hop=hop) for hop in range(HISTORY_LENGTH + 50)))
 
-    (entry,) = buffer.take(MANY, MANY)
+    (entry,) = buffer.take(MANY)
 
     assert len(entry.statuses) == HISTORY_LENGTH
 
@@ -149,7 +159,7 @@ def test_history_is_bounded():
 def test_a_repeated_transition_is_remembered_once(order):
     """Hooks may repeat themselves."""
     facts = [make_transition(Status.ENQUEUED), make_transition(Status.RUNNING)] * 3
-    (entry,) = pushed(*facts[::order]).take(MANY, MANY)
+    (entry,) = pushed(*facts[::order]).take(MANY)
 
     assert entry.statuses == (Status.ENQUEUED, Status.RUNNING)
 

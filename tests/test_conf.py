@@ -94,14 +94,25 @@ def test_a_bad_value_falls_back_and_is_logged_once(key, value, words, settings, 
 
 
 def test_settings_are_read_live(settings):
-    """A dictionary that is changed in place, too."""
+    """Whenever Django says that they have changed."""
     read = conf.Options()
     settings.TASKSTATE = {"MAX_PENDING": 5}
     assert read().max_pending == 5
-    settings.TASKSTATE["MAX_PENDING"] = 6
+    settings.TASKSTATE = {"MAX_PENDING": 6}
     assert read().max_pending == 6
     settings.TASKSTATE = {}
     assert read().max_pending == 100_000
+
+
+def test_settings_are_not_looked_up_at_every_push(settings, monkeypatch):
+    """Only once per change."""
+    read = conf.Options()
+    settings.TASKSTATE = {"MAX_PENDING": 5}
+    looked = []
+    monkeypatch.setattr(conf, "raw_settings", lambda: looked.append(1) or {"MAX_PENDING": 5})
+    for _ in range(3):
+        assert read().max_pending == 5
+    assert looked == [1]
 
 
 def test_no_dictionary(settings, caplog):

@@ -96,7 +96,7 @@ def test_an_error_of_ours_does_not_break_the_tests_transaction(in_a_test_case, c
 
 def refuse_tasks(execute, sql, params, many, context):
     """Let the database itself refuse what is written to the table."""
-    if sql.startswith("INSERT") and "taskstate_task" in sql:
+    if "INSERT" in sql and "taskstate_task" in sql:
         sql = "SELECT * FROM no_such_table"
         params = None
     return execute(sql, params, many, context)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from taskstate import middleware
+import taskstate.writer as writer_module
 from taskstate.conf import Config
 from taskstate.writer import Writer
 from tests.bench import Outage
@@ -16,10 +16,10 @@ from tests.factories import make_id, make_transition
 # When to flush.
 
 
-def test_constructing_a_writer_is_inert():
+def test_constructing_a_writer_is_inert(bench):
     """No thread, no store: it is made before models can be imported."""
     before = threading.active_count()
-    Writer(make_flusher=middleware._make_flusher, config=None, watch=None)
+    Writer(make_flusher=bench.make_flusher, config=None, watch=None)
 
     assert threading.active_count() == before
 
@@ -142,6 +142,35 @@ def test_flush_tries_at_once_during_a_pause(threaded):
     threaded.store.error = None
 
     assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_after_a_quiet_while_it_rests(threaded, monkeypatch):
+    """Its connection is one more than an idle process should have."""
+    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.01)
+    threaded.push(1)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+    assert threaded.store.rested.wait(LIMIT_SECONDS)
+    threaded.push(2)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_a_store_that_can_not_rest_ends_nothing(threaded, monkeypatch, caplog):
+    """It is logged, and the thread goes on."""
+    rested = threading.Event()
+
+    def rest():
+        rested.set()
+        raise Outage
+
+    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(threaded.store, "rest", rest)
+    threaded.push(1)
+
+    assert rested.wait(LIMIT_SECONDS)
+    threaded.push(2)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+    assert "could not close an old database connection" in caplog.text
 
 
 def test_flush_with_nothing_pending_starts_nothing(bench):

@@ -44,12 +44,12 @@ class RecordingStateMiddleware(StateMiddleware):
         self.statements = StatementCounter()
         connection_created.connect(self.statements.watch_writer, weak=False)
 
-    def _push(self, status, **known):
-        super()._push(status, **known)
+    def _push(self, status, moment, hop, attempt, started_at, fields):  # noqa: PLR0917
+        super()._push(status, moment, hop, attempt, started_at, fields)
         if not self.transitions:
             # After the last flush, which has the priority 0.
             Finalize(None, self.save, exitpriority=-1)
-        self.transitions.append((known["fields"].message_id, status.value, known["attempt"]))
+        self.transitions.append((fields.message_id, status.value, attempt))
 
     def save(self):
         """Write what this process did to the folder of the run."""

@@ -49,7 +49,10 @@ class Store(Protocol):
         now would be committed, or not, with that."""
 
     def tidy(self) -> None:
-        """Drop connections that are too old or broken; called before and after a flush."""
+        """Close connections that are broken or too old; called before and after a flush."""
+
+    def rest(self) -> None:
+        """Close connections that should not outlive a quiet second; called after one."""
 
     def close(self) -> None:
         """Close the connections of the calling thread."""

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Callable, Iterator, Sequence, TypeVar
 
-from django.db import Error, close_old_connections, connections
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import conf
@@ -32,7 +32,7 @@ class DatabaseStore(abc.ABC):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._connections: list[object] = []
+        self._connections: list[BaseDatabaseWrapper] = []
 
     @abc.abstractmethod
     def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
@@ -66,8 +66,24 @@ class DatabaseStore(abc.ABC):
         return connections[conf.tasks_database()].in_atomic_block
 
     def tidy(self) -> None:
-        """Close connections that are too old or broken."""
-        close_old_connections()
+        """Close connections that are broken, or older than ``CONN_MAX_AGE``.
+
+        What is to be closed at once (0) is kept for as long as the writer is busy: to connect
+        can cost more than the flush itself.
+        """
+        for connection in _connections_of_this_thread():
+            if not connection.settings_dict["CONN_MAX_AGE"]:
+                connection.close_at = None
+            connection.close_if_unusable_or_obsolete()
+        self._connections = _connections_of_this_thread()
+
+    def rest(self) -> None:
+        """Close connections that have reached their age; 0 means now."""
+        for connection in _connections_of_this_thread():
+            if connection.settings_dict["CONN_MAX_AGE"] == 0:
+                connection.close()
+            else:
+                connection.close_if_unusable_or_obsolete()
         self._connections = _connections_of_this_thread()
 
     def close(self) -> None:
@@ -83,7 +99,7 @@ def in_portions(items: Sequence[Item], connection: BaseDatabaseWrapper) -> Itera
         yield items[start : start + size]
 
 
-def _connections_of_this_thread() -> list[object]:
+def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
     try:
         return list(connections.all(initialized_only=True))
     except TypeError:  # Django before 4.1 has no such argument, and opens none either.

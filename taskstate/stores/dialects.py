@@ -31,6 +31,7 @@ from ..transitions import (
     PHASE_MASK,
     PHASE_SHIFT,
     TIME_SHIFT,
+    MessageFields,
     Status,
     Transition,
     pack_rank,
@@ -81,7 +82,9 @@ class Dialect(abc.ABC):
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
-        self._statements = {returning: self._statement(returning) for returning in (True, False)}
+        self._statements = {
+            returning: " ".join(self._statement(returning).split()) for returning in (True, False)
+        }
 
     def statement(self, *, returning: bool) -> str:
         """Return the statement; ``returning`` makes it return the id and the rank of each row
@@ -141,19 +144,20 @@ class PostgreSql(Dialect):
 
     def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
         """Turn the batch by 90 degrees: a column is an array literal."""
-        columns: Any = Transition(*zip(*facts))  # type: ignore[arg-type]
+        changing: Any = Transition(*zip(*facts))  # type: ignore[arg-type]
+        constant: Any = MessageFields(*zip(*changing.fields))  # type: ignore[arg-type]
         return [
-            _array(columns.message_id),
-            _array(columns.user_pk),
-            _text_array(columns.app_name),
-            _text_array(columns.model_name),
-            _text_array(columns.description),
-            _text_array(columns.queue_name),
-            _text_array(columns.actor_name),
-            _array(columns.enqueued_at),
-            _array(columns.started_at),
-            _array(columns.attempt),
-            _array(columns.rank),
+            "{" + ",".join(constant.message_id) + "}",
+            _keys(constant.user_pk),
+            _text_array(constant.app_name),
+            _text_array(constant.model_name),
+            _text_array(constant.description),
+            _text_array(constant.queue_name),
+            _text_array(constant.actor_name),
+            _numbers(constant.enqueued_at),
+            _numbers(changing.started_at),
+            _numbers(changing.attempt),
+            _numbers(changing.rank),
             version,
         ]
 
@@ -300,13 +304,16 @@ def _statuses() -> str:
 # Batches on their way.
 
 
-def _array(values: Iterable[object]) -> str:
-    """Return an array of numbers, UUIDs or short keys, with nulls."""
-    return "{" + ",".join(["NULL" if v is None else _element(v) for v in values]) + "}"
+def _numbers(values: Iterable[int | None]) -> str:
+    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
 
 
-def _element(value: object) -> str:
-    return _text_array([value])[1:-1] if type(value) is str else str(value)
+def _keys(values: Sequence[object]) -> str:
+    """Return an array of whatever the key of a user model may be."""
+    if {*map(type, values)} <= {int, type(None)}:
+        return _numbers(values)  # type: ignore[arg-type]
+    elements = ["NULL" if v is None else _text_array([str(v)])[1:-1] for v in values]
+    return "{" + ",".join(elements) + "}"
 
 
 def _text_array(values: Sequence[str]) -> str:
@@ -339,21 +346,22 @@ def _json_rows(facts: Sequence[Transition], connection: BaseDatabaseWrapper) -> 
 
     rows: list[tuple[Any, ...]] = []
     for fact in facts:
+        fields = fact.fields
         status = status_of(fact.rank)
         updated_at = time(fact.time)
         rows.append(
             (
-                fact.message_id if native_uuid else fact.message_id.replace("-", ""),
+                fields.message_id if native_uuid else fields.message_id.replace("-", ""),
                 status.value,
                 updated_at if status in FINISHED else None,
                 updated_at,
-                key(fact.user_pk),
-                fact.app_name,
-                fact.model_name,
-                fact.description,
-                fact.queue_name,
-                fact.actor_name,
-                time(fact.enqueued_at),
+                key(fields.user_pk),
+                fields.app_name,
+                fields.model_name,
+                fields.description,
+                fields.queue_name,
+                fields.actor_name,
+                time(fields.enqueued_at),
                 None if fact.started_at is None else time(fact.started_at),
                 fact.attempt,
                 fact.rank,

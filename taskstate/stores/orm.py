@@ -36,11 +36,7 @@ class OrmStore(DatabaseStore):
     def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
         with locks.transaction(connection):
             fence = watermark.enter(connection, self._clock)
-            entries = {
-                uuid.UUID(entry.winner.message_id): entry
-                for entry in batch
-                if fence.is_younger(entry.winner)
-            }
+            entries = {uuid.UUID(entry.winner.message_id): entry for entry in fence.younger(batch)}
             changed = self._merge(connection, entries)
         return Written(
             rows=len(changed),

@@ -25,18 +25,19 @@ def moment(milliseconds: int) -> datetime.datetime:
 
 def task_of(fact: Transition, alias: str) -> Task:
     """Return the row that ``fact`` makes in the database ``alias``."""
+    fields = fact.fields
     updated_at = moment(fact.time)
     task = Task(
         message_id=uuid.UUID(fact.message_id),
         status=fact.status.value,
         attempt=fact.attempt,
-        actor_name=fact.actor_name,
-        queue_name=fact.queue_name,
-        user_id=fact.user_pk,  # type: ignore[misc]  # a user model's key may be a UUID
-        description=fact.description,
-        model_name=fact.model_name,
-        app_name=fact.app_name,
-        enqueued_at=moment(fact.enqueued_at),
+        actor_name=fields.actor_name,
+        queue_name=fields.queue_name,
+        user_id=fields.user_pk,  # type: ignore[misc]  # a user model's key may be a UUID
+        description=fields.description,
+        model_name=fields.model_name,
+        app_name=fields.app_name,
+        enqueued_at=moment(fields.enqueued_at),
         started_at=None if fact.started_at is None else moment(fact.started_at),
         finished_at=updated_at if fact.status in FINISHED else None,
         updated_at=updated_at,

@@ -53,10 +53,7 @@ class UpsertStore(DatabaseStore):
         while True:
             self._fences[connection.alias] = fence
             # By their keys, so that two processes never wait for each other in a circle.
-            entries = sorted(
-                (entry for entry in batch if fence.is_younger(entry.winner)),
-                key=lambda entry: entry.winner.message_id,
-            )
+            entries = sorted(fence.younger(batch), key=lambda entry: entry.winner.fields.message_id)
             written = self._execute(connection, entries, fence.version)
             if written.rows or not entries:
                 break

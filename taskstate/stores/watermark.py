@@ -10,15 +10,17 @@ microseconds.  Times are microseconds since 1970.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import Any, Callable, NamedTuple
+import math
+from typing import Any, Callable, NamedTuple, Sequence
 
 from django.db import DatabaseError, NotSupportedError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..buffer import Entry
 from ..models import Task, Watermark
 from ..threads import Deadline
-from ..transitions import Transition
 from . import locks
 from .errors import is_contention
 
@@ -40,8 +42,8 @@ VENDORS = tuple(_CLOCK)
 CLOSE_TRY_SECONDS = 1
 
 
-#: Added to a transition's age: what the rounding of either clock may take from it.
-AGE_MARGIN_SECONDS = 0.005
+#: Added to a transition's age: SQLite's clock has milliseconds, so a difference is off by one.
+AGE_MARGIN_SECONDS = 0.002
 
 
 class Fence(NamedTuple):
@@ -52,15 +54,25 @@ class Fence(NamedTuple):
     #: By this process's monotonic clock, in seconds: the clear was then, or earlier.
     cleared_at: float
 
-    def is_younger(self, transition: Transition) -> bool:
-        """Return whether ``transition`` surely happened after the clear."""
-        return transition.happened_at > self.cleared_at + AGE_MARGIN_SECONDS
+    def younger(self, batch: Sequence[Entry]) -> list[Entry]:
+        """Return those of a batch that surely happened after the clear."""
+        limit = self.cleared_at + AGE_MARGIN_SECONDS
+        return [entry for entry in batch if entry.winner.happened_at > limit]
 
 
 def look(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> Fence:
-    """Return what is known of the last clear now; another one may follow at once."""
+    """Return what is known of the last clear now; another one may follow at once.  In a
+    transaction, that has to limit the waiting for locks."""
     with connection.cursor() as cursor:
-        return _read(connection, cursor, clock)
+        fence = _read(connection, cursor, clock)
+    if fence is not None:
+        return fence
+    # Somebody else may be making it in a transaction: wait for that no longer than for a row.
+    limited = (
+        contextlib.nullcontext() if connection.in_atomic_block else locks.transaction(connection)
+    )
+    with limited, connection.cursor() as cursor:
+        return _make(connection, cursor, clock)
 
 
 def enter(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> Fence:
@@ -79,12 +91,20 @@ def enter(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> Fence:
         else:
             # SQLite: a write first, since a transaction that reads first can't always write.
             cursor.execute(_creation(connection))
-        return _read(connection, cursor, clock, lock)
+        return _read(connection, cursor, clock, lock) or _make(connection, cursor, clock, lock)
+
+
+def _make(
+    connection: BaseDatabaseWrapper, cursor: Any, clock: Callable[[], float], lock: str = ""
+) -> Fence:
+    cursor.execute(_creation(connection))
+    # Should somebody delete it right now: there never was a clear.
+    return _read(connection, cursor, clock, lock) or Fence(0, -math.inf)
 
 
 def _read(
     connection: BaseDatabaseWrapper, cursor: Any, clock: Callable[[], float], lock: str = ""
-) -> Fence:
+) -> Fence | None:
     query = (
         f"SELECT cleared_at, {_clock(connection)} - cleared_at "
         f"FROM {_table(connection, Watermark)} WHERE id = {Watermark.ONLY}{lock}"
@@ -92,9 +112,7 @@ def _read(
     cursor.execute(query)
     row = cursor.fetchone()
     if row is None:
-        cursor.execute(_creation(connection))
-        cursor.execute(query)
-        row = cursor.fetchone()
+        return None
     version, microseconds_ago = row
     return Fence(version, clock() - float(microseconds_ago) / 1_000_000)
 

@@ -118,7 +118,7 @@ def statements_per_batch(count, size):
 
 
 def per_batch(statements, batches):
-    """The statements of one batch; connecting may take some of its own, once."""
-    ours = [sql for sql in statements if "taskstate" in sql]
+    """The statements of one batch; a thread that begins may take some of its own, once."""
+    ours = [sql for sql in statements if "taskstate_task" in sql]
     assert len(ours) % batches == 0
     return len(ours) // batches

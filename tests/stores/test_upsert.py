@@ -122,7 +122,7 @@ def test_any_text_fits_an_array(database, values):
     with connections[database].cursor() as cursor:
         cursor.execute("SELECT %s::text[]", [dialects._text_array(values)])
         assert cursor.fetchone()[0] == values
-        cursor.execute("SELECT %s::text[]", [dialects._array([None, *values])])
+        cursor.execute("SELECT %s::text[]", [dialects._keys([None, *values])])
         assert cursor.fetchone()[0] == [None, *values]
 
 
@@ -133,7 +133,7 @@ def test_keys_of_every_kind(database):
     facts = [make_transition(user_pk=pk) for pk in (None, 3, "anna", "NULL", key)]
     if database == "postgres":
         (_, users, *_) = dialects.dialect_of(connection).parameters(facts, 0)
-        assert users == '{NULL,3,"anna","NULL",' + str(key) + "}"
+        assert users == '{NULL,"3","anna","NULL","' + str(key) + '"}'
         return
     (rows, _) = dialects.dialect_of(connection).parameters(facts, 0)
     place = dialects.COLUMNS.index("user_id")

@@ -1,0 +1,161 @@
+"""From what is at hand in a hook to what the columns take.
+
+A hook runs between the pieces of somebody's work, where the processor's caches hold other things:
+whatever it does there costs two to three times what it costs in the writer's tight loop.  So it
+only collects values, just as they came; they are made fit for the columns by the writer.
+
+Nothing that the caller could change, or that could be large, is kept that long: such values are
+made fit at once, in the hook.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any, Callable, Tuple
+
+from django.apps import apps
+from dramatiq.common import q_name
+
+from . import values
+from .transitions import MessageFields, Transition, UserPk, fields_from
+
+logger = logging.getLogger("taskstate")
+
+#: Up to this length of all its texts a message may wait to be made fit.
+_SMALL = 1_000
+
+#: Warnings are given once per actor, for so many actors: their names come from outside.
+_MAX_WARNED = 1000
+
+#: Of the actor, the queue, the model and the app.
+Names = Tuple[str, str, str, str]
+
+
+class Fitter:
+    """Collects the fields of messages, and makes them fit for the columns.
+
+    What can't be tracked is warned of once per actor.
+    """
+
+    def __init__(self) -> None:
+        self._warned: set[tuple[str, str]] = set()
+        self._find_user_key: Callable[[], values.UserKey] | None = None
+
+    def collect(self, message: Any, for_state: dict[str, Any]) -> MessageFields | None:
+        """Return the fields of a message, to be made fit later, or None if it can't be tracked.
+        Called in the hooks."""
+        told = for_state.get
+        raw = fields_from(
+            (
+                message.message_id,
+                message.message_timestamp,
+                told("user_pk"),
+                message.actor_name,
+                message.queue_name,
+                told("description", ""),
+                told("model_name", ""),
+                told("app_name", ""),
+            )
+        )
+        return raw if _may_wait(raw) else self._fitted(raw, _names)
+
+    def fit(self, transition: Transition) -> Transition | None:
+        """Return a transition whose fields fit, or None if its message can't be tracked: that is
+        logged.  Called in the writer's thread."""
+        fields = self._fitted(transition.fields, _known_names)
+        if fields is transition.fields:
+            return transition
+        return None if fields is None else transition._replace(fields=fields)
+
+    def _fitted(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
+        try:
+            return self._fit(raw, names_of)
+        except Exception:
+            logger.exception(
+                "Message %s of actor %s could not be tracked; it is processed as ever.",
+                raw.message_id,
+                raw.actor_name,
+            )
+            return None
+
+    def _fit(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
+        message_id, timestamp, user_pk, actor_name, queue_name, description, model, app = raw
+        try:
+            message_id = values.clean_message_id(message_id)
+        except ValueError:
+            self._warn_once(
+                actor_name,
+                "A message of actor %s is not tracked: its id %.100r is no UUID. Leave it to "
+                "Dramatiq to make the ids, or use uuid.uuid4(). Later ones of this actor are not "
+                "logged.",
+                message_id,
+            )
+            return None
+        if user_pk is not None:
+            user_pk = self._clean_user_pk(user_pk, actor_name)
+        names = names_of(actor_name, queue_name, model, app)
+        return fields_from(
+            (
+                message_id,
+                values.clean_time(timestamp),
+                user_pk,
+                names[0],
+                names[1],
+                values.clean_text(description, values.DESCRIPTION_LENGTH),
+                names[2],
+                names[3],
+            )
+        )
+
+    def _clean_user_pk(self, value: object, actor_name: str) -> UserPk:
+        try:
+            return self._user_key().clean(value)
+        except ValueError as error:
+            self._warn_once(
+                actor_name,
+                "A task of actor %s is tracked without its user: for_state['user_pk'] is %.100r, "
+                "and %s. Later ones of this actor are not logged.",
+                value,
+                error,
+            )
+            return None
+
+    def _user_key(self) -> values.UserKey:
+        if self._find_user_key is None:
+            if not apps.models_ready:
+                raise ValueError("the apps aren't loaded yet")
+            # Here, because the middleware is made before models can be imported.
+            from .models import user_key
+
+            self._find_user_key = user_key
+        return self._find_user_key()
+
+    def _warn_once(self, actor_name: str, text: str, *details: object) -> None:
+        key = (text, actor_name)
+        if key not in self._warned and len(self._warned) < _MAX_WARNED:
+            self._warned.add(key)
+            logger.warning(text, actor_name, *details)
+
+
+def _names(actor_name: object, queue_name: Any, model_name: object, app_name: object) -> Names:
+    return (
+        values.clean_text(actor_name, values.ACTOR_NAME_LENGTH),
+        values.clean_text(q_name(queue_name), values.QUEUE_NAME_LENGTH),
+        values.clean_text(model_name, values.MODEL_NAME_LENGTH),
+        values.clean_text(app_name, values.APP_NAME_LENGTH),
+    )
+
+
+#: A site has few of them, and tasks that wait share them.
+_known_names = functools.lru_cache(maxsize=512)(_names)
+
+
+def _may_wait(raw: MessageFields) -> bool:
+    """Return whether raw fields are small, and can't change meanwhile."""
+    try:
+        # Nothing but text can be joined.
+        size = len(raw[0]) + len("".join(raw[3:]))
+    except TypeError:
+        return False
+    return size <= _SMALL and type(raw[1]) is int and (raw[2] is None or type(raw[2]) is int)

@@ -1,0 +1,75 @@
+"""How long the writer's thread keeps its connection."""
+
+import pytest
+from django.db import connections
+
+from taskstate.stores.base import DatabaseStore
+from tests.factories import make_entry, make_transition
+from tests.stores.test_contract import STORES
+
+
+@pytest.fixture(params=STORES)
+def connection(request, database, monkeypatch):
+    """A connection that a store has just written through, with the age that a test gives it."""
+    connection = connections[database]
+    connection.close()
+
+    def written(age):
+        monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", age)
+        store = request.param()
+        store.write([make_entry(make_transition())])
+        store.tidy()
+        return store, connection
+
+    yield written
+    connection.close()
+
+
+def test_while_it_is_busy_it_does_not_connect_again(connection):
+    """Even if connections are meant to live for one request: that is for requests."""
+    store, kept = connection(0)
+    raw = kept.connection
+    store.write([make_entry(make_transition(hop=2))])
+    store.tidy()
+
+    assert raw is not None
+    assert kept.connection is raw
+
+
+def test_at_rest_it_keeps_none_that_it_should_not(connection):
+    """A hundred idle processes hold no connection."""
+    store, kept = connection(0)
+    store.rest()
+    assert kept.connection is None
+
+    store.write([make_entry(make_transition(hop=2))])
+    assert kept.connection is not None
+
+
+@pytest.mark.parametrize("age", [None, 3600])
+def test_at_rest_it_keeps_what_may_be_kept(connection, age):
+    """As CONN_MAX_AGE has it."""
+    store, kept = connection(age)
+    store.rest()
+
+    assert kept.connection is not None
+
+
+@pytest.mark.parametrize("step", [DatabaseStore.tidy, DatabaseStore.rest])
+def test_an_old_connection_is_closed(connection, step):
+    """When it is older than CONN_MAX_AGE, busy or not."""
+    store, kept = connection(3600)
+    kept.close_at = 0.0
+    step(store)
+
+    assert kept.connection is None
+
+
+def test_a_broken_connection_is_closed_at_once(connection, monkeypatch):
+    """The next try connects anew."""
+    store, kept = connection(0)
+    kept.errors_occurred = True
+    monkeypatch.setattr(kept, "is_usable", lambda: False)
+    store.tidy()
+
+    assert kept.connection is None
