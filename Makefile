@@ -1,5 +1,6 @@
-# `make demo` shows the main job, `make test` passes the tests. Both need Python and make alone:
-# they install what they use into .venv, from the package index that pip is set up for.
+# `make demo` shows the main job, `make bench` measures it, `make test` passes the tests. All need
+# Python and make alone: they install what they use into .venv, from the package index that pip is
+# set up for.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,10 +12,13 @@ export BROKER DATABASE
 
 comma := ,
 
-.PHONY: demo test lint clean
+.PHONY: demo bench test lint clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.demo
+
+bench: $(VENV)/.bench
+	$(VENV)/bin/python -m benchmarks $(ARGS)
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(ARGS)
@@ -37,6 +41,9 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(call install,demo$(comma)servers)
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(call install,demo$(comma)servers$(comma)bench)
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(call install,demo$(comma)servers$(comma)test)

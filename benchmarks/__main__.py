@@ -1,0 +1,116 @@
+"""``make bench``: run suites, show their tables, and write their results and plots."""
+
+import datetime
+import sys
+
+import django
+from django.conf import settings
+from rich.console import Console
+
+from benchmarks import machine, options, plots, rounds, suites
+from benchmarks.arena import Arena
+from benchmarks.errors import BenchmarkError
+from benchmarks.progress import progress
+from benchmarks.report import WIDTH, Report
+
+console = Console()
+if not console.is_terminal:
+    console.width = WIDTH
+
+
+def main(argv):
+    """Run what was asked for; return the exit status."""
+    given = options.parse(argv, suites.NAMES)
+    if not settings.configured:
+        # Django's connections want some, to administer databases.
+        settings.configure(USE_TZ=True)
+        django.setup()
+    try:
+        plans = plan(given)
+        for name, suite, chosen in plans:
+            report = run(name, suite, chosen, machine.command(argv))
+            report.show(console)
+            folder = given.output or (options.TINY_RESULTS if given.tiny else options.RESULTS)
+            write(report, suite, folder)
+    except BenchmarkError as error:
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        return 1
+    return 0
+
+
+def plan(given):
+    """Return the name, module and options of each suite to run; those that can't do anything of
+    what was asked for are named and left out, unless that leaves none."""
+    modules = {name: suites.load(name) for name in given.suites or suites.NAMES}
+    options.check_contenders(given, modules)
+    found, reasons = [], []
+    for name, suite in modules.items():
+        try:
+            found.append((name, suite, options.for_suite(given, name, suite)))
+        except options.Unsuitable as reason:
+            reasons.append(str(reason))
+    if not found:
+        raise BenchmarkError(" ".join(reasons))
+    for reason in reasons:
+        console.print(f"Left out: {reason}", markup=False, highlight=False)
+    return found
+
+
+def run(name, suite, chosen, command):
+    """Run a suite; return the report."""
+    return Report(
+        suite=name,
+        title=suite.TITLE,
+        command=command,
+        date=f"{datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d}",
+        machine=machine.machine(),
+        versions=machine.versions((*chosen.databases, *chosen.brokers)),
+        figures=list(suite.FIGURES),
+        comparisons=measure(name, suite, chosen),
+    )
+
+
+def measure(name, suite, chosen):
+    """Measure all comparisons of a suite; return what came of them."""
+    with Arena(listener=chosen.listener) as arena:
+        # Not every contender runs on every database.
+        comparisons = [one for one in suite.comparisons(chosen, arena) if one.measures]
+        if not comparisons:
+            raise BenchmarkError(
+                f"{name}: {', '.join(chosen.contenders)} does not run on "
+                f"{', '.join(chosen.databases)}. Choose others with --contenders or --database."
+            )
+        turns = sum(len(comparison.measures) for comparison in comparisons) * chosen.rounds
+        measured = []
+        with progress(console, suite.TITLE, turns) as tell:
+            for comparison in comparisons:
+                words = rounds.words(comparison.conditions)
+
+                def tell_turn(number, contender, words=words):
+                    tell(words, f"round {number} of {chosen.rounds}, {contender}")
+
+                measured.append(rounds.measure(comparison, chosen.rounds, tell_turn))
+    return measured
+
+
+def write(report, suite, folder):
+    """Write the report and its plots, and name the files."""
+    files = report.save(folder)
+    if plots.can_draw():
+        files += plots.draw(report, suite.PLOTS, folder)
+    else:
+        console.print(
+            "There are no plots, since matplotlib is not installed: "
+            "pip install 'dramatiq-taskstate[bench]'.",
+            markup=False,
+        )
+    names = ", ".join(path.name for path in files)
+    console.print(f"Written to {folder}: {names}", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        sys.exit(130)

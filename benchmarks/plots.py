@@ -1,0 +1,247 @@
+"""Plots of a report as PNG files, by matplotlib, which is imported only here and only to draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import textwrap
+
+from benchmarks import figures, rounds
+from benchmarks.contenders import CONTENDERS
+
+#: Okabe and Ito's colours, which the colour-blind can tell apart, and marks for paper.
+COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+MARKS = "osD^vPX"
+
+PANEL_INCHES = (5.5, 4.2)
+MOST_COLUMNS = 2
+FOOTER_INCHES = 0.9
+#: Characters of the footer that fit an inch.
+FOOTER_CHARACTERS = 15
+DOTS_PER_INCH = 110
+#: In a line below a group of bars.
+LABEL_CHARACTERS = 14
+#: More numbers above bars than these stand upright, or they would overlap.
+MOST_LEVEL_LABELS = 8
+#: Numbers on an axis.
+NUMBERS = "{x:,.10g}"
+
+
+def can_draw():
+    """Return whether matplotlib is installed; it isn't made for each Python."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(report, plots, folder):
+    """Draw the plots of a suite that it has measured something for; return the files."""
+    made = []
+    for plot in plots:
+        path = folder / f"{report.suite}-{plot.name}.png"
+        if plot.draw(report, path):
+            made.append(path)
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    """A panel per comparison; a bar per contender, or a group of bars per figure.
+
+    Parameters:
+      figures(tuple): The keys of figures of the same unit.
+      log(bool): Whether the axis is logarithmic.
+    """
+
+    name: str
+    title: str
+    figures: tuple[str, ...]
+    log: bool = False
+
+    def draw(self, report, path):
+        """Draw it; return False if nothing was measured."""
+        found = []
+        for measured in report.comparisons:
+            rows = _rows(report, measured)
+            rows = [rows[key] for key in self.figures if key in rows]
+            if rows:
+                found.append((measured, rows))
+        if not found:
+            return False
+        figure, axes = _canvas(len(found))
+        for panel, (measured, rows) in zip(axes, found):
+            self._draw_panel(panel, measured, rows)
+        _finish(figure, self.title, report, path)
+        return True
+
+    def _draw_panel(self, panel, measured, rows):
+        names = list(measured.samples)
+        width = 0.8 / len(names)
+        for place, name in enumerate(names):
+            offset = (place - (len(names) - 1) / 2) * width
+            found = [(group, row.spreads.get(name)) for group, row in enumerate(rows)]
+            found = [(group + offset, spread) for group, spread in found if spread]
+            spreads = [spread for _, spread in found]
+            bars = panel.bar(
+                [x for x, _ in found],
+                [spread.median for spread in spreads],
+                yerr=_errors(spreads),
+                color=_colour(names, name),
+                width=0.9 * width,
+                label=name,
+                capsize=3,
+                ecolor="#777777",
+            )
+            texts = [figures.number(spread.median) for spread in spreads]
+            rotation = 90 if len(names) * len(rows) > MOST_LEVEL_LABELS else 0
+            panel.bar_label(bars, texts, size=7, padding=3, rotation=rotation)
+        if self.log and any(spread.median for row in rows for spread in row.spreads.values()):
+            panel.set_yscale("log")
+        panel.margins(y=0.2)
+        panel.yaxis.set_major_formatter(NUMBERS)
+        titles = ["\n".join(textwrap.wrap(row.title, LABEL_CHARACTERS)) for row in rows]
+        panel.set_xticks(range(len(rows)), titles, size=7)
+        panel.set_ylabel(rows[0].unit)
+        panel.set_title("\n".join(textwrap.wrap(rounds.words(measured.conditions), 60)), size=9)
+        panel.grid(axis="y", alpha=0.3)
+        panel.set_axisbelow(True)
+        # Below, where it covers no bar.
+        panel.legend(
+            fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """A line per contender over what grows.
+
+    Parameters:
+      figure(str): The key of the figure.
+      x(str): A condition whose values are numbers, or the key of another figure.
+      within(str): The condition that all comparisons of the plot have; ``x`` by default.
+    """
+
+    name: str
+    title: str
+    figure: str
+    x: str
+    within: str = ""
+    log: bool = False
+
+    def draw(self, report, path):
+        """Draw it; return False if nothing was measured."""
+        found = [
+            (measured, _rows(report, measured))
+            for measured in report.comparisons
+            if (self.within or self.x) in measured.conditions
+        ]
+        found = [(measured, rows) for measured, rows in found if self.figure in rows]
+        if not found:
+            return False
+        figure, (panel,) = _canvas(1)
+        names = list(found[0][0].samples)
+        for name in names:
+            self._draw_line(panel, found, names, name)
+        self._set_axes(panel, found)
+        measured, rows = found[0]
+        panel.set_xlabel(self.x if self.x in measured.conditions else rows[self.x].unit)
+        panel.set_ylabel(f"{rows[self.figure].title}, {rows[self.figure].unit}")
+        fixed = {key: value for key, value in measured.conditions.items() if key == "broker"}
+        panel.set_title(rounds.words(fixed), size=9)
+        panel.grid(alpha=0.3)
+        panel.legend()
+        _finish(figure, self.title, report, path)
+        return True
+
+    def _set_axes(self, panel, found):
+        from matplotlib.ticker import NullFormatter, NullLocator
+
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter(NUMBERS)
+        spreads = [spread for _, rows in found for spread in rows[self.figure].spreads.values()]
+        values = [end for spread in spreads for end in (spread.low, spread.high)]
+        sizes = [measured.conditions.get(self.x) for measured, _ in found]
+        if None not in sizes:
+            panel.set_xticks(sizes)
+            panel.xaxis.set_minor_locator(NullLocator())
+        if self.log:
+            panel.set_yscale("log")
+            # Where there is hardly a power of ten, what lies between needs labels as well.
+            is_narrow = max(values) < 10 * min(values)
+            panel.yaxis.set_minor_formatter(NUMBERS if is_narrow else NullFormatter())
+        else:
+            panel.set_ylim(0, 1.1 * max(values) or 1)
+        panel.yaxis.set_major_formatter(NUMBERS)
+
+    def _draw_line(self, panel, found, names, name):
+        points = [
+            (measured.conditions.get(self.x) or rows[self.x].spreads[name].median, rows)
+            for measured, rows in found
+            if name in rows[self.figure].spreads
+        ]
+        points.sort(key=lambda point: point[0])
+        spreads = [rows[self.figure].spreads[name] for _, rows in points]
+        panel.errorbar(
+            [x for x, _ in points],
+            [spread.median for spread in spreads],
+            yerr=_errors(spreads),
+            label=name,
+            color=_colour(names, name),
+            marker=MARKS[names.index(name) % len(MARKS)],
+            capsize=4,
+        )
+
+
+def _rows(report, measured):
+    """Return the rows of a comparison by key."""
+    return {row.key: row for row in figures.rows(report.figures, measured.samples)}
+
+
+def _errors(spreads):
+    """Return how far the least and the greatest value are from the median, as matplotlib wants
+    it."""
+    below = [spread.median - spread.low for spread in spreads]
+    above = [spread.high - spread.median for spread in spreads]
+    return [below, above]
+
+
+def _colour(names, name):
+    """Return the colour of a contender, the same in each plot."""
+    known = list(CONTENDERS) if name in CONTENDERS else names
+    return COLOURS[known.index(name) % len(COLOURS)]
+
+
+def _canvas(panels):
+    """Return a figure of so many panels, and their axes."""
+    import matplotlib as mpl
+
+    # It needs no screen.
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(panels, MOST_COLUMNS)
+    lines = math.ceil(panels / columns)
+    width = PANEL_INCHES[0] * max(columns, 1.5)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(width, PANEL_INCHES[1] * lines + FOOTER_INCHES), squeeze=False
+    )
+    axes = list(axes.flat)
+    for unused in axes[panels:]:
+        unused.remove()
+    return figure, axes[:panels]
+
+
+def _finish(figure, title, report, path):
+    """Add the title and on what it was measured, and write the file."""
+    from matplotlib import pyplot
+
+    width, height = figure.get_size_inches()
+    characters = round(width * FOOTER_CHARACTERS)
+    taken = report.comparisons[0].taken
+    lines = [f"Median of {taken}; the thin bars reach from the least to the greatest value."]
+    for line in report.footer():
+        lines += textwrap.wrap(line, characters)
+    figure.suptitle(title)
+    figure.text(0.01, 0.01, "\n".join(lines), size=7, color="#555555", va="bottom")
+    figure.tight_layout(rect=(0, FOOTER_INCHES / height, 1, 1))
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    pyplot.close(figure)
