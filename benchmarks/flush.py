@@ -31,9 +31,11 @@ DEFAULTS = {
 }
 TINY = {"messages": (10, 100)}
 
-#: So many rows are written in each measurement, in as many flushes as that takes.
-ROWS = 20_000
+#: So many rows are written in each measurement, in as many flushes as that takes, and two at least.
+ROWS = 4_000
 TINY_ROWS = 200
+#: It takes a second for that many.
+MOST_PLAIN_ROWS = 1_000
 
 #: Whose tables and settings the contenders use: all of them the same.
 HOST = "upsert"
@@ -49,6 +51,7 @@ def comparisons(options, arena):
             measures = {
                 name: partial(run, options, arena, name, database, rows)
                 for name in options.contenders
+                if name != "plain-orm" or rows <= MOST_PLAIN_ROWS
             }
             yield Comparison(conditions, measures)
 

@@ -42,11 +42,11 @@ TINY = {"contenders": ("upsert",), "messages": (50, 200), "rounds": 1}
 
 PROCESSES = (1, 2, 4, 8, 16)
 #: What each number of processes works off: sent while they do.
-MESSAGES_OF_PROCESSES = 10_000
+MESSAGES_OF_PROCESSES = 5_000
 
 #: Offered messages per second; None is as many as are worked off.
 RATES = (10, 100, 1_000, None)
-RATE_SECONDS = 10
+RATE_SECONDS = 6
 #: More than a process works off in that time.
 MOST_MESSAGES = 1_000_000
 

@@ -23,9 +23,12 @@ HISTORY_LENGTH = 100
 
 #: How much one statement may take, in bytes: half of MariaDB's ``max_allowed_packet``.
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-#: What a row takes in a statement at most, in bytes: a character of a text may take four, and
-#: everything else takes no more than this.
-MAX_ROW_BYTES = 1_000 + 4 * values.TEXT_LENGTH
+#: What a row takes in a statement besides its texts, in bytes: an upper bound for all stores.
+_ROW_BYTES = 1_000
+#: What a character may take: a control character is ``\\u0001`` in the JSON of a literal.
+_CHARACTER_BYTES = 7
+#: So many rows fit into a statement whatever they hold.
+_ROWS_THAT_FIT = MAX_BATCH_BYTES // (_ROW_BYTES + _CHARACTER_BYTES * values.TEXT_LENGTH)
 
 
 class Entry:
@@ -60,10 +63,23 @@ class Entry:
         self.winner = newest(self.winner, newer.winner)
         self._remember(rank for rank in newer.history if rank not in self.history)
 
+    def size(self) -> int:
+        """Return an upper bound for what this entry takes in a statement, in bytes."""
+        fields = self.winner.fields
+        texts = len(fields.actor_name) + len(fields.queue_name) + len(fields.description)
+        texts += len(fields.model_name) + len(fields.app_name)
+        return _ROW_BYTES + _CHARACTER_BYTES * texts
+
     def _remember(self, ranks: Iterable[int]) -> None:
         self.history += tuple(ranks)
         if len(self.history) > HISTORY_LENGTH:
             self.history = tuple(sorted(self.history)[-HISTORY_LENGTH:])
+
+
+def _that_fit(entries: list[Entry]) -> list[Entry]:
+    """Return as many of the first entries as fit into a statement."""
+    sizes = itertools.accumulate(entry.size() for entry in entries)
+    return [entry for entry, size in zip(entries, sizes) if size <= MAX_BATCH_BYTES]
 
 
 class Buffer:
@@ -142,10 +158,11 @@ class Buffer:
         return absorbed
 
     def take(self, max_rows: int) -> list[Entry]:
-        """Remove and return the oldest entries: at most ``max_rows``, and no more than fit into a
-        statement whatever they hold."""
-        max_rows = min(max_rows, MAX_BATCH_BYTES // MAX_ROW_BYTES)
+        """Remove and return the oldest entries: at most ``max_rows``, and not more than fit into a
+        statement."""
         batch = list(itertools.islice(self._entries.values(), max_rows))
+        if len(batch) > _ROWS_THAT_FIT:
+            batch = _that_fit(batch)
         for entry in batch:
             del self._entries[entry.winner.fields.message_id]
         return batch

@@ -1,16 +1,18 @@
 """The push, coalescing, and what happens when too much waits."""
 
+import json
+
 import pytest
 
 from taskstate.buffer import (
     HISTORY_LENGTH,
     MAX_BATCH_BYTES,
-    MAX_ROW_BYTES,
     RAW_PER_MESSAGE,
     Buffer,
 )
 from taskstate.conf import Config
 from taskstate.transitions import Status
+from taskstate.values import TEXT_LENGTH
 from tests.factories import START, make_entry, make_id, make_transition
 
 MANY = 10**9
@@ -75,12 +77,33 @@ def test_take_gives_the_oldest_first():
 
 
 def test_take_is_bounded_in_bytes():
-    """A batch fits into a statement, whatever its texts hold."""
-    most = MAX_BATCH_BYTES // MAX_ROW_BYTES
-    assert most > Config.max_batch_size, "the default is not cut"
-    facts = [make_transition(message_id=make_id(n)) for n in range(most + 1)]
+    """A batch of long texts is shorter; one of the default size always fits."""
+    short = [make_transition(message_id=make_id(n)) for n in range(5000)]
+    long = [make_transition(message_id=make_id(n), description="x" * 255) for n in range(5000)]
 
-    assert len(pushed(*facts, max_pending=MANY).take(MANY)) == most
+    assert len(pushed(*short, max_pending=MANY).take(MANY)) == 5000
+    batch = pushed(*long, max_pending=MANY).take(MANY)
+    size = batch[0].size()
+    assert size > 7 * 255
+    assert len(batch) == MAX_BATCH_BYTES // size
+    assert Config.max_batch_size <= MAX_BATCH_BYTES // (1_000 + 7 * TEXT_LENGTH)
+
+
+@pytest.mark.parametrize("character", ["\1", "'", '"', "\\", "\U0001f600"])
+def test_a_row_takes_no_more_than_its_size(character):
+    """As the longest of all forms has it: JSON, escaped for MariaDB."""
+    texts = {
+        "actor_name": character * 300,
+        "queue_name": character * 100,
+        "description": character * 255,
+        "model_name": character * 100,
+        "app_name": character * 100,
+    }
+    entry = make_entry(make_transition(**texts))
+    literal = json.dumps(list(texts.values()), ensure_ascii=False)
+    escaped = literal.replace("\\", "\\\\").replace("'", "\\'").replace('"', '\\"')
+
+    assert len(escaped.encode()) + 500 < entry.size()
 
 
 def test_put_back_goes_to_the_front_and_newer_facts_win():

@@ -99,15 +99,12 @@ def finished(batch):
 
 
 class StoreWriter:
-    """Writes through a store, as the writer's thread would: in portions that fit a statement."""
+    """Writes through a store, in batches that fit into a statement."""
 
     can_update = True
 
     def __init__(self, store):
-        from taskstate.buffer import MAX_BATCH_BYTES, MAX_ROW_BYTES
-
         self.store = store
-        self.most = MAX_BATCH_BYTES // MAX_ROW_BYTES
 
     def prepare(self, batch):
         """Return the batch as it is: encoding is a part of the flush."""
@@ -115,9 +112,7 @@ class StoreWriter:
 
     def __call__(self, batch):
         """Write a batch."""
-        for start in range(0, len(batch), self.most):
-            portion = batch[start : start + self.most]
-            assert self.store.write(portion).rows == len(portion)
+        assert self.store.write(batch).rows == len(batch)
 
 
 class LimitWriter:

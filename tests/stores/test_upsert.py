@@ -74,11 +74,12 @@ def test_after_a_clear_it_looks_and_sends_the_rest(database):
     """Three statements once; then one again."""
     store = UpsertStore()
     store.write(batch(Status.ENQUEUED, [1]))
+    old = batch(Status.DONE, [1])
     assert watermark.close(database, LIMIT_SECONDS)
     young = make_entry(make_transition(message_id=make_id(2), happened_at=time.monotonic() + 1))
     seen, note = statements(database)
     with note:
-        assert store.write([*batch(Status.DONE, [1]), young]).rows == 1
+        assert store.write([*old, young]).rows == 1
         assert ["INSERT" in sql for sql in seen] == [True, False, True]
         seen.clear()
         assert store.write([young]).rows == 0
