@@ -23,8 +23,6 @@ class Contender:
     """One way to track messages."""
 
     name: str
-    #: In a few words, for tables and legends.
-    title: str
     #: The path of its middleware, or None.
     middleware: str | None
     apps: tuple[str, ...] = OURS
@@ -60,27 +58,23 @@ class Contender:
 
 
 _ALL = (
-    Contender("untracked", "no tracking", None, apps=("django_dramatiq",), model=None),
+    Contender("untracked", None, apps=("django_dramatiq",), model=None),
     Contender(
         "upsert",
-        "taskstate, one upsert per batch",
         "taskstate.middleware.StateMiddleware",
         taskstate={"STORE": "upsert"},
     ),
     Contender(
         "orm",
-        "taskstate through Django's ORM",
         "taskstate.middleware.StateMiddleware",
         taskstate={"STORE": "orm"},
     ),
     Contender(
         "plain-orm",
-        "taskstate with bulk_create and bulk_update",
         "benchmarks.plain.PlainStateMiddleware",
     ),
     Contender(
         "admin",
-        "django_dramatiq's AdminMiddleware",
         "django_dramatiq.middleware.AdminMiddleware",
         apps=("django_dramatiq",),
         model="django_dramatiq.Task",
@@ -88,7 +82,6 @@ _ALL = (
     ),
     Contender(
         "0.3.4",
-        "dramatiq-taskstate 0.3.4",
         "taskstate.middleware.StateMiddleware",
         apps=("django.contrib.postgres", "django_dramatiq", "taskstate"),
         # Its app can't be loaded without channels.

@@ -183,7 +183,6 @@ def _wait(condition, limit, complaint):
     while not condition():
         if time.monotonic() > deadline:
             raise BenchmarkError(
-                f"{complaint} within {limit} seconds. Use fewer, with --messages, or a machine "
-                "that has less else to do."
+                f"{complaint} within {limit} seconds. Try a machine that has less else to do."
             )
         time.sleep(POLL_SECONDS)

@@ -22,8 +22,8 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 
 def check_store(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Check that the store that is asked for can be had, if the database may be asked: by
-    ``migrate``, or ``check --database``."""
+    """Check that the store which ``TASKSTATE`` asks for can be had, if the database may be asked:
+    by ``migrate``, or ``check --database``."""
     alias = conf.tasks_database()
     raw = conf.raw_settings()
     is_asked_for = isinstance(raw, dict) and raw.get("STORE") == "upsert"
@@ -35,8 +35,8 @@ def check_store(databases: Collection[str] | None = None, **_: Any) -> list[Chec
     obstacle = find_obstacle(alias)
     if obstacle is None:
         return []
-    reason, cure = obstacle.split(". ", 1)
-    return [Error(f"TASKSTATE: STORE is 'upsert', but {reason}.", hint=cure, id="taskstate.E008")]
+    text = f"TASKSTATE: STORE is 'upsert', but {obstacle.reason}."
+    return [Error(text, hint=obstacle.cure, id="taskstate.E008")]
 
 
 def _check_middleware() -> list[CheckMessage]:

@@ -40,7 +40,7 @@ class Config:
     store: str = "auto"
 
 
-#: By one statement, by the ORM, or by one statement wherever the database allows.
+#: One statement wherever the database allows, else the ORM; the ORM; one statement.
 STORES = ("auto", "orm", "upsert")
 
 
@@ -136,25 +136,25 @@ class Options:
 
     def __call__(self) -> Config:
         """Return the values in force now."""
-        if self._seen != changes.count:
-            self._seen = changes.count
+        if self._seen != _changes.count:
+            self._seen = _changes.count
             self._config = dataclasses.replace(_usable(raw_settings()), **self._overrides)
         return self._config
 
 
 class _Changes:
-    """Whoever keeps a value has to ask for it again when the count is another one."""
+    """Whether what was read is still in force."""
 
     #: How often Django has said that the setting is another one.
     count = 0
 
 
-changes = _Changes()
+_changes = _Changes()
 
 
 def _note_change(*, setting: str, **_: Any) -> None:
     if setting == "TASKSTATE":
-        changes.count += 1
+        _changes.count += 1
 
 
 setting_changed.connect(_note_change)

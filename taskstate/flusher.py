@@ -32,7 +32,7 @@ class Stats:
     transitions: int = 0
     #: Batches that were committed.
     flushes: int = 0
-    #: Rows that were inserted or changed.
+    #: Rows that were inserted or changed; on MariaDB, all that were sent while nobody listens.
     rows_written: int = 0
     #: Rows that already held the same fact or a newer one, or were cleared meanwhile.
     rows_unchanged: int = 0
@@ -130,7 +130,8 @@ class Flusher:
         """Commit a batch, announce what it changed, and tidy up."""
         written = self._commit_all(batch)
         self._announce_news()
-        self._look_after_connections(at_rest=False)
+        if self._store is not None:
+            _quietly(self._store.tidy)
         return written
 
     def _commit_all(self, batch: Sequence[Entry]) -> bool:
@@ -257,23 +258,14 @@ class Flusher:
 
     def rest(self) -> None:
         """Keep no connection that should not outlive a quiet second."""
-        self._look_after_connections(at_rest=True)
-
-    def _look_after_connections(self, *, at_rest: bool) -> None:
-        try:
-            if self._store is not None:
-                (self._store.rest if at_rest else self._store.tidy)()
-        except Exception:
-            logger.exception("The writer could not close an old database connection.")
+        if self._store is not None:
+            _quietly(self._store.rest)
 
     def close(self) -> None:
         """Close the store, in the thread that wrote through it."""
         store, self._store = self._store, None
         if store is not None:
-            try:
-                store.close()
-            except Exception:
-                logger.exception("The writer could not close its database connection.")
+            _quietly(store.close)
 
     def abandon(self) -> Store | None:
         """Return the store, which is not to be used any more."""
@@ -310,6 +302,14 @@ class Flusher:
         self._count_flush(written, started)
         for change in written.changes:
             self._announce(change)
+
+
+def _quietly(step: Callable[[], None]) -> None:
+    """Do what must end nothing if it fails."""
+    try:
+        step()
+    except Exception:
+        logger.exception("The writer could not close a database connection.")
 
 
 def _describe(error: BaseException) -> str:

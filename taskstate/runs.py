@@ -50,7 +50,7 @@ class Run:
 
 def run_of(proxy: Any, message: Any) -> Run:
     """Return the run of ``message`` that Dramatiq's proxy stands for; the same one each time."""
-    run: Run | None = proxy.__dict__.get(_RUN_ATTRIBUTE)
+    run = known_run(proxy)
     if run is None:
         run = proxy.__dict__[_RUN_ATTRIBUTE] = Run(message)
     return run

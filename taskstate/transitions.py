@@ -28,15 +28,16 @@ class Status(TextChoices):
     SKIPPED = "skipped", "Skipped"
 
 
+FINISHED_PHASE = 2
 #: Status to (phase, order within the phase).  A later phase of the same hop always wins;
 #: the order breaks the tie of two facts of one phase in the same millisecond.
 _PLACES = {
     Status.ENQUEUED: (0, 0),
     Status.DELAYED: (0, 1),
     Status.RUNNING: (1, 0),
-    Status.DONE: (2, 0),
-    Status.SKIPPED: (2, 1),
-    Status.FAILED: (2, 2),
+    Status.DONE: (FINISHED_PHASE, 0),
+    Status.SKIPPED: (FINISHED_PHASE, 1),
+    Status.FAILED: (FINISHED_PHASE, 2),
 }
 _STATUSES = {place: status for status, place in _PLACES.items()}
 
@@ -87,7 +88,8 @@ def time_of(rank: int) -> int:
 
 
 class MessageFields(NamedTuple):
-    """What doesn't change while a message is processed; ``fitting`` makes it fit the columns."""
+    """What doesn't change while a message is processed: as it came, until ``fitting`` makes it fit
+    the columns.  What is said of the fields here holds from then on."""
 
     #: The UUID of the message in its canonical form.
     message_id: str
@@ -118,7 +120,7 @@ class Transition(NamedTuple):
 
     @property
     def message_id(self) -> str:
-        """Return the UUID of the message in its canonical form."""
+        """The UUID of the message."""
         return self.fields.message_id
 
     @property

@@ -1,7 +1,7 @@
 """What comes with a message, made fit for the columns of a task.
 
 Values arrive from anywhere: other services, older releases, people's input.  Each is made
-fit here, at the push, so that one message's oddity can't fail a batch or reach an actor.
+fit here, before it reaches a batch, so that one message's oddity can't fail the others.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from typing import Callable
 
-from . import conf
 from .conf import Config
 from .flusher import Flusher, Stats
 from .pacing import TokenBucket
@@ -67,9 +66,6 @@ class Writer:
         self._watch = watch
         self._clock = clock
         self._make_flusher = make_flusher
-        # Of all the settings, the one that every push asks for.
-        self._is_synchronous = False
-        self._seen_changes: int | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -97,10 +93,7 @@ class Writer:
     def push(self, transition: Transition) -> None:
         """Hand over a fact.  One append; it never waits, and never touches the database,
         except where ``SYNCHRONOUS`` asks for just that."""
-        if self._seen_changes != conf.changes.count:
-            self._seen_changes = conf.changes.count
-            self._is_synchronous = self._config().synchronous
-        if self._is_synchronous:
+        if self._config().synchronous:
             self._watch(self)
             self._flusher.write_now(transition)
             return

@@ -74,7 +74,8 @@ def test_names_are_shared(fitter):
     """Tasks that wait by the hundred thousand hold few different ones."""
     facts = []
     for number in range(2):
-        message = make_message(PLAIN, actor_name=f"{number // 2}actor", message_id=make_id(number))
+        actor_name = f"{number // 2}actor"  # Equal, and not the same object.
+        message = make_message(PLAIN, actor_name=actor_name, message_id=make_id(number))
         facts.append(fitter.fit(transition(fitter.collect(message, PLAIN))))
 
     assert facts[0].fields.actor_name is facts[1].fields.actor_name

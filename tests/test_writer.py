@@ -170,7 +170,7 @@ def test_a_store_that_can_not_rest_ends_nothing(threaded, monkeypatch, caplog):
     assert rested.wait(LIMIT_SECONDS)
     threaded.push(2)
     assert threaded.writer.flush(LIMIT_SECONDS)
-    assert "could not close an old database connection" in caplog.text
+    assert "could not close a database connection" in caplog.text
 
 
 def test_flush_with_nothing_pending_starts_nothing(bench):

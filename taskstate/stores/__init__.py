@@ -17,7 +17,7 @@ class Change(NamedTuple):
 class Written(NamedTuple):
     """What became of a batch."""
 
-    #: How many rows were inserted or changed.
+    #: How many rows were inserted or changed; on MariaDB, all that were sent while nobody listens.
     rows: int
     #: How many already held the same fact, or a newer one, or were cleared or deleted meanwhile.
     unchanged: int

@@ -72,19 +72,17 @@ class DatabaseStore(abc.ABC):
         can cost more than the flush itself.
         """
         for connection in _connections_of_this_thread():
-            if not connection.settings_dict["CONN_MAX_AGE"]:
+            if connection.settings_dict["CONN_MAX_AGE"] == 0:
                 connection.close_at = None
             connection.close_if_unusable_or_obsolete()
         self._connections = _connections_of_this_thread()
 
     def rest(self) -> None:
-        """Close connections that have reached their age; 0 means now."""
+        """Close connections that are broken or have reached their age; 0 means now."""
         for connection in _connections_of_this_thread():
             if connection.settings_dict["CONN_MAX_AGE"] == 0:
                 connection.close()
-            else:
-                connection.close_if_unusable_or_obsolete()
-        self._connections = _connections_of_this_thread()
+        self.tidy()
 
     def close(self) -> None:
         """Close the connections of this thread, receivers' included."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -22,12 +22,21 @@ _SQLITE = (3, 38)
 #: The first with ``JSON_TABLE``.
 _MARIADB = (10, 6)
 
+_TAKE_AUTO = "Set STORE to 'auto': the ORM store writes the same rows."
+
 _ISOLATION = {
     "postgresql": "SHOW transaction_isolation",
     # MariaDB has renamed it in 11.1.
     "mysql": "SELECT variable_value FROM information_schema.session_variables "
     "WHERE variable_name IN ('TX_ISOLATION', 'TRANSACTION_ISOLATION')",
 }
+
+
+class Obstacle(NamedTuple):
+    """Why the upsert can't be had in a database, and the cure."""
+
+    reason: str
+    cure: str
 
 
 def open_store(name: str, is_listened: Callable[[], bool]) -> Store:
@@ -46,41 +55,40 @@ def open_store(name: str, is_listened: Callable[[], bool]) -> Store:
     if obstacle is None:
         return UpsertStore(is_listened=is_listened)
     if name == "upsert":
-        raise ImproperlyConfigured(f"TASKSTATE['STORE'] is 'upsert', but {obstacle}")
+        raise ImproperlyConfigured(
+            f"TASKSTATE['STORE'] is 'upsert', but {obstacle.reason}. {obstacle.cure}"
+        )
     return OrmStore()
 
 
 @functools.lru_cache(maxsize=None)
-def find_obstacle(alias: str) -> str | None:
-    """Return why the upsert can't be had in a database, with the cure, or None.
+def find_obstacle(alias: str) -> Obstacle | None:
+    """Return why the upsert can't be had in a database, or None.
 
     It asks the database the first time; an error of the database's goes through.
     """
     connection: Any = connections[alias]
-    with connection.cursor():
-        return _old(connection) or _isolated(connection)
+    connection.ensure_connection()
+    return _unfit_server(connection) or _too_strict(connection)
 
 
-def _old(connection: Any) -> str | None:
+def _unfit_server(connection: Any) -> Obstacle | None:
+    """Return why not if the server is of another kind, or too old."""
     if connection.vendor == "postgresql":
-        return None if connection.pg_version >= _POSTGRESQL else _needs(connection, "PostgreSQL 10")
-    if connection.vendor == "sqlite":
-        is_new = connection.Database.sqlite_version_info >= _SQLITE
-        return None if is_new else _needs(connection, "SQLite 3.38")
-    if connection.vendor == "mysql" and connection.mysql_is_mariadb:
-        is_new = connection.mysql_version >= _MARIADB
-        return None if is_new else _needs(connection, "MariaDB 10.6")
-    return _needs(connection, "PostgreSQL, SQLite or MariaDB")
+        needed, is_there = "PostgreSQL 10 or later", connection.pg_version >= _POSTGRESQL
+    elif connection.vendor == "sqlite":
+        version = connection.Database.sqlite_version_info
+        needed, is_there = "SQLite 3.38 or later", version >= _SQLITE
+    elif connection.vendor == "mysql" and connection.mysql_is_mariadb:
+        needed, is_there = "MariaDB 10.6 or later", connection.mysql_version >= _MARIADB
+    else:
+        needed, is_there = "PostgreSQL, SQLite or MariaDB", False
+    if is_there:
+        return None
+    return Obstacle(f"the database {connection.alias!r} is no {needed}", _TAKE_AUTO)
 
 
-def _needs(connection: BaseDatabaseWrapper, what: str) -> str:
-    return (
-        f"the database {connection.alias!r} is no {what} or later. Set it to 'auto': the ORM "
-        "store writes the same rows."
-    )
-
-
-def _isolated(connection: BaseDatabaseWrapper) -> str | None:
+def _too_strict(connection: BaseDatabaseWrapper) -> Obstacle | None:
     """Return why not if transactions are stricter than READ COMMITTED.
 
     The statement has to see what was committed before it got its locks; of a stricter level, it
@@ -94,10 +102,9 @@ def _isolated(connection: BaseDatabaseWrapper) -> str | None:
         level = cursor.fetchone()[0].lower().replace("-", " ")
     if level == "read committed":
         return None
-    return (
-        f"transactions of the database {connection.alias!r} are {level}. Set the option "
-        "isolation_level in DATABASES to read committed, or STORE to 'auto': the ORM store "
-        "writes the same rows."
+    return Obstacle(
+        f"transactions of the database {connection.alias!r} are {level}",
+        f"Set its option isolation_level to read committed. Or: {_TAKE_AUTO}",
     )
 
 

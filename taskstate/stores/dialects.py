@@ -10,13 +10,12 @@ They differ in how a batch travels fastest.  Measured with 1,000 rows, all index
   JSON take 16 (``json_to_recordset``) to 25 (``json_array_elements_text`` per column).
 - SQLite (``json_each``) and MariaDB (``JSON_TABLE``) have no arrays, and take JSON.
 
-``benchmarks/flush.py`` measures it again.
+``make bench ARGS="flush --database postgres"`` measures the first two again.
 """
 
 from __future__ import annotations
 
 import abc
-import functools
 import json
 import uuid
 from typing import Any, Callable, Iterable, Sequence, Union
@@ -26,6 +25,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..models import Task
 from ..transitions import (
     FINISHED,
+    FINISHED_PHASE,
     MAX_TIME,
     ORDER_MASK,
     PHASE_MASK,
@@ -34,11 +34,12 @@ from ..transitions import (
     MessageFields,
     Status,
     Transition,
+    UserPk,
     pack_rank,
     status_of,
 )
 from .locks import LOCK_WAIT_SECONDS
-from .rows import moment
+from .rows import as_datetime
 
 #: All columns.  Those that decide come last, the most significant one at the very end: MariaDB
 #: assigns from left to right, and compares with what it has assigned already.  Once a column is
@@ -73,7 +74,9 @@ _PHASE = f"(new.rank >> {PHASE_SHIFT} & {PHASE_MASK})"
 _ORDER = f"(new.rank & {ORDER_MASK})"
 _TIME = f"(new.rank >> {TIME_SHIFT} & {MAX_TIME})"
 
+#: From a column's name to the SQL for it.
 Column = Callable[[str], str]
+#: What a statement takes: the batch, or a column of it, as text; and the watermark.
 Parameter = Union[str, int]
 
 
@@ -83,7 +86,8 @@ class Dialect(abc.ABC):
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
         self._statements = {
-            returning: " ".join(self._statement(returning).split()) for returning in (True, False)
+            returning: " ".join(self._statement(returning=returning).split())
+            for returning in (True, False)
         }
 
     def statement(self, *, returning: bool) -> str:
@@ -92,7 +96,7 @@ class Dialect(abc.ABC):
         return self._statements[returning]
 
     @abc.abstractmethod
-    def _statement(self, returning: bool) -> str: ...  # noqa: FBT001
+    def _statement(self, *, returning: bool) -> str: ...
 
     @abc.abstractmethod
     def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
@@ -110,7 +114,7 @@ class Dialect(abc.ABC):
 class PostgreSql(Dialect):
     """Arrays, which psycopg would build element by element, are written out here."""
 
-    def _statement(self, returning: bool) -> str:  # noqa: FBT001
+    def _statement(self, *, returning: bool) -> str:
         user_type = Task._meta.get_field("user").db_type(self._connection)
         status = f"({_statuses()})[{_PHASE} * {ORDER_MASK + 1} + {_ORDER} + 1]"
         newer = _newer(
@@ -118,13 +122,15 @@ class PostgreSql(Dialect):
             _prefixed("taskstate_task"),
             lambda column: f'{column}::text COLLATE "C"',
         )
-        # The limits are set, and the watermark read, before the first row is touched.  The lock
+        # The columns are in the order of COLUMNS.
+        # The limit is set, and the watermark read, before the first row is touched.  The lock
         # on the table, which a clear waits for, comes even before the snapshot.
         return f"""
             {_INTO}
             SELECT new.message_id, {status},
-                CASE WHEN {_PHASE} = 2 THEN {_timestamp(_TIME)} END, {_timestamp(_TIME)},
-                new.user_id, new.app_name, new.model_name, new.description, new.queue_name,
+                CASE WHEN {_PHASE} = {FINISHED_PHASE} THEN {_timestamp(_TIME)} END,
+                {_timestamp(_TIME)}, new.user_id,
+                new.app_name, new.model_name, new.description, new.queue_name,
                 new.actor_name, {_timestamp("new.enqueued_at")}, {_timestamp("new.started_at")},
                 new.attempt, new.rank
             FROM (
@@ -162,10 +168,44 @@ class PostgreSql(Dialect):
         ]
 
 
-class Sqlite(Dialect):
+class JsonDialect(Dialect):
+    """One that takes the batch as JSON: an array of rows, which are arrays of columns."""
+
+    def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
+        """Return the batch as text."""
+        native_uuid: bool = self._connection.features.has_native_uuid_field
+        time = _Times(self._connection)
+        rows = []
+        for fact in facts:
+            fields = fact.fields
+            status = status_of(fact.rank)
+            updated_at = time(fact.time)
+            rows.append(
+                # In the order of COLUMNS.
+                (
+                    fields.message_id if native_uuid else fields.message_id.replace("-", ""),
+                    status.value,
+                    updated_at if status in FINISHED else None,
+                    updated_at,
+                    _json_key(fields.user_pk, native_uuid=native_uuid),
+                    fields.app_name,
+                    fields.model_name,
+                    fields.description,
+                    fields.queue_name,
+                    fields.actor_name,
+                    time(fields.enqueued_at),
+                    None if fact.started_at is None else time(fact.started_at),
+                    fact.attempt,
+                    fact.rank,
+                )
+            )
+        return [json.dumps(rows, ensure_ascii=False), version]
+
+
+class Sqlite(JsonDialect):
     """SQLite from 3.38 on, where a value can be taken out of JSON by its place."""
 
-    def _statement(self, returning: bool) -> str:  # noqa: FBT001
+    def _statement(self, *, returning: bool) -> str:
         newer = _newer(_prefixed("excluded"), _prefixed("taskstate_task"), _as_text)
         values = ", ".join(f"value ->> {place}" for place in range(len(COLUMNS)))
         return f"""
@@ -178,12 +218,8 @@ class Sqlite(Dialect):
             {_RETURNING if returning else ""}
         """
 
-    def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
-        """Return the batch as JSON: an array of rows, which are arrays of columns."""
-        return [_json_rows(facts, self._connection), version]
 
-
-class MariaDb(Dialect):
+class MariaDb(JsonDialect):
     """MariaDB from 10.6 on, which is the first to have ``JSON_TABLE``.
 
     It can't say which rows an upsert has changed: ``RETURNING`` returns unchanged rows as well.
@@ -202,7 +238,7 @@ class MariaDb(Dialect):
         "rank": "bigint",
     }
 
-    def _statement(self, returning: bool) -> str:  # noqa: FBT001
+    def _statement(self, *, returning: bool) -> str:
         newer = _newer(_values, _prefixed("taskstate_task"), _as_bytes)
         changed = "TRUE"
         if returning:
@@ -223,13 +259,9 @@ class MariaDb(Dialect):
             {_RETURNING if returning else ""}
         """
 
-    def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
-        """Return the batch as JSON: an array of rows, which are arrays of columns."""
-        return [_json_rows(facts, self._connection), version]
-
     def rows(self, rowcount: int, sent: int) -> int:
-        """Return 0 if nothing was written; else all count, since MariaDB counts a row that was
-        inserted as one, and one that stayed the same too."""
+        """Return 0 if nothing was written, else ``sent``: MariaDB counts a row that was inserted
+        as one, and one that stayed the same too."""
         return min(rowcount, sent)
 
 
@@ -318,53 +350,35 @@ def _keys(values: Sequence[object]) -> str:
 
 def _text_array(values: Sequence[str]) -> str:
     joined = '","'.join(values)
+    # Hardly any text holds either: one look at all of them is cheaper than one at each.
     if "\\" in joined or joined.count('"') != 2 * (len(values) - 1):
         escaped = [text.replace("\\", "\\\\").replace('"', '\\"') for text in values]
         joined = '","'.join(escaped)
     return '{"' + joined + '"}'
 
 
-def _json_rows(facts: Sequence[Transition], connection: BaseDatabaseWrapper) -> str:
-    """Return facts as the text of a JSON array of rows."""
-    native_uuid = connection.features.has_native_uuid_field
+class _Times:
+    """Makes the text of a time in Django's own form, which comparisons are made with.
 
-    @functools.lru_cache(maxsize=None)
-    def second(seconds: int) -> str:
-        return str(connection.ops.adapt_datetimefield_value(moment(seconds * 1000)))
+    Django's adapting is slow: it is asked once per second of time.
+    """
 
-    def time(milliseconds: int) -> str:
-        """Return a time in Django's own form: comparisons are comparisons of text."""
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._adapt = connection.ops.adapt_datetimefield_value
+        self._seconds: dict[int, str] = {}
+
+    def __call__(self, milliseconds: int) -> str:
         seconds, rest = divmod(milliseconds, 1000)
-        return f"{second(seconds)}.{rest:03d}000" if rest else second(seconds)
+        text = self._seconds.get(seconds)
+        if text is None:
+            text = self._seconds[seconds] = str(self._adapt(as_datetime(seconds * 1000)))
+        return f"{text}.{rest:03d}000" if rest else text
 
-    def key(value: object) -> object:
-        if isinstance(value, uuid.UUID):
-            return str(value) if native_uuid else value.hex
-        if isinstance(value, int) and value not in _INTEGERS:
-            raise OverflowError(f"{value} does not fit a column of 64 bits")
-        return value
 
-    rows: list[tuple[Any, ...]] = []
-    for fact in facts:
-        fields = fact.fields
-        status = status_of(fact.rank)
-        updated_at = time(fact.time)
-        rows.append(
-            (
-                fields.message_id if native_uuid else fields.message_id.replace("-", ""),
-                status.value,
-                updated_at if status in FINISHED else None,
-                updated_at,
-                key(fields.user_pk),
-                fields.app_name,
-                fields.model_name,
-                fields.description,
-                fields.queue_name,
-                fields.actor_name,
-                time(fields.enqueued_at),
-                None if fact.started_at is None else time(fact.started_at),
-                fact.attempt,
-                fact.rank,
-            )
-        )
-    return json.dumps(rows, ensure_ascii=False)
+def _json_key(value: UserPk, *, native_uuid: bool) -> int | str | None:
+    """Return the key of a user as its column has it."""
+    if isinstance(value, uuid.UUID):
+        return str(value) if native_uuid else value.hex
+    if isinstance(value, int) and value not in _INTEGERS:
+        raise OverflowError(f"{value} does not fit a column of 64 bits")
+    return value

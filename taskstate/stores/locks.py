@@ -61,7 +61,10 @@ def transaction(
     connection: BaseDatabaseWrapper, seconds: int = LOCK_WAIT_SECONDS
 ) -> Iterator[None]:
     """Open a transaction, or a savepoint within one, in which no statement waits longer than
-    ``seconds`` for a lock."""
+    ``seconds`` for a lock.
+
+    Not within itself: on MariaDB the inner one would leave the session its own limit.
+    """
     nested = connection.in_atomic_block
     with contextlib.ExitStack() as stack:
         stack.enter_context(_limited_in_session(connection, seconds))

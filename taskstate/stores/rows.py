@@ -11,13 +11,13 @@ from django.utils import timezone
 from ..models import Task
 from ..transitions import FINISHED, Transition
 
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _MILLISECOND = datetime.timedelta(milliseconds=1)
 
 
-def moment(milliseconds: int) -> datetime.datetime:
+def as_datetime(milliseconds: int) -> datetime.datetime:
     """Return a time as ``DateTimeField`` wants it: naive where ``USE_TZ`` is off."""
-    aware = EPOCH + milliseconds * _MILLISECOND
+    aware = _EPOCH + milliseconds * _MILLISECOND
     if settings.USE_TZ:
         return aware
     return timezone.make_naive(aware, timezone.get_default_timezone())
@@ -26,7 +26,7 @@ def moment(milliseconds: int) -> datetime.datetime:
 def task_of(fact: Transition, alias: str) -> Task:
     """Return the row that ``fact`` makes in the database ``alias``."""
     fields = fact.fields
-    updated_at = moment(fact.time)
+    updated_at = as_datetime(fact.time)
     task = Task(
         message_id=uuid.UUID(fact.message_id),
         status=fact.status.value,
@@ -37,8 +37,8 @@ def task_of(fact: Transition, alias: str) -> Task:
         description=fields.description,
         model_name=fields.model_name,
         app_name=fields.app_name,
-        enqueued_at=moment(fields.enqueued_at),
-        started_at=None if fact.started_at is None else moment(fact.started_at),
+        enqueued_at=as_datetime(fields.enqueued_at),
+        started_at=None if fact.started_at is None else as_datetime(fact.started_at),
         finished_at=updated_at if fact.status in FINISHED else None,
         updated_at=updated_at,
         rank=fact.rank,

@@ -42,11 +42,12 @@ class UpsertStore(DatabaseStore):
 
     def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
         if connection.in_atomic_block:
+            # A savepoint: a failure leaves the caller's transaction usable.
             with locks.transaction(connection):
-                return self._write_inside_fence(connection, batch)
-        return self._write_inside_fence(connection, batch)
+                return self._write_despite_clears(connection, batch)
+        return self._write_despite_clears(connection, batch)
 
-    def _write_inside_fence(
+    def _write_despite_clears(
         self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]
     ) -> Written:
         fence = self._fences.get(connection.alias) or watermark.look(connection, self._clock)
@@ -54,29 +55,28 @@ class UpsertStore(DatabaseStore):
             self._fences[connection.alias] = fence
             # By their keys, so that two processes never wait for each other in a circle.
             entries = sorted(fence.younger(batch), key=lambda entry: entry.winner.fields.message_id)
-            written = self._execute(connection, entries, fence.version)
-            if written.rows or not entries:
-                break
-            # Everything is old, or there was a clear.
-            seen = watermark.look(connection, self._clock)
-            if seen.version == fence.version:
-                break
-            fence = seen
-        return written._replace(unchanged=len(batch) - written.rows)
+            if not entries:
+                return Written(rows=0, unchanged=len(batch), changes=())
+            rows, changes = self._execute(connection, entries, fence.version)
+            if not rows:
+                # Everything is old, or there was a clear.
+                seen = watermark.look(connection, self._clock)
+                if seen.version != fence.version:
+                    fence = seen
+                    continue
+            return Written(rows, len(batch) - rows, changes)
 
     def _execute(
         self, connection: BaseDatabaseWrapper, entries: Sequence[Entry], version: int
-    ) -> Written:
-        if not entries:
-            return Written(rows=0, unchanged=0, changes=())
+    ) -> tuple[int, Sequence[Change]]:
+        """Run the statement; return how many rows it changed, and, if somebody listens, which."""
         returning = self._is_listened()
         dialect = self._dialect(connection)
         parameters = dialect.parameters([entry.winner for entry in entries], version)
         with connection.cursor() as cursor:
             cursor.execute(dialect.statement(returning=returning), parameters)
             if not returning:
-                rows = dialect.rows(cursor.rowcount, sent=len(entries))
-                return Written(rows=rows, unchanged=0, changes=())
+                return dialect.rows(cursor.rowcount, sent=len(entries)), ()
             ranks = {_key(message_id): rank for message_id, rank in cursor.fetchall()}
         changed = [
             entry
@@ -85,7 +85,7 @@ class UpsertStore(DatabaseStore):
         ]
         changed += _committed_before(connection, entries, changed)
         changes = [Change(task_of(entry.winner, connection.alias), entry) for entry in changed]
-        return Written(rows=len(changes), unchanged=0, changes=changes)
+        return len(changes), changes
 
     def _dialect(self, connection: BaseDatabaseWrapper) -> Dialect:
         dialect = self._dialects.get(connection)

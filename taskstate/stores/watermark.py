@@ -1,7 +1,8 @@
 """The fence between flushes and ``clear_tasks``, in the database's own time.
 
-A flush enters the fence first: it learns how long ago the last clear was, and no clear can
-happen until it has committed.  A clear waits for the flushes inside, then leaves its time.
+The ORM store enters the fence: it learns how long ago the last clear was, and no clear can happen
+until it has committed.  The upsert only looks, and its statement writes nothing unless the
+watermark is still the one that it saw.  A clear waits for the flushes inside, then leaves its time.
 A transition reaches the database with its age, so no host's clock matters.
 
 This is SQL by hand because the ORM has neither a table lock nor the database's clock in
@@ -10,7 +11,6 @@ microseconds.  Times are microseconds since 1970.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from typing import Any, Callable, NamedTuple, Sequence
@@ -61,17 +61,17 @@ class Fence(NamedTuple):
 
 
 def look(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> Fence:
-    """Return what is known of the last clear now; another one may follow at once.  In a
-    transaction, that has to limit the waiting for locks."""
+    """Return what is known of the last clear now; another one may follow at once."""
     with connection.cursor() as cursor:
         fence = _read(connection, cursor, clock)
     if fence is not None:
         return fence
+    if connection.in_atomic_block:
+        # Its caller has limited the waiting for locks already, and that does not nest.
+        with connection.cursor() as cursor:
+            return _make(connection, cursor, clock)
     # Somebody else may be making it in a transaction: wait for that no longer than for a row.
-    limited = (
-        contextlib.nullcontext() if connection.in_atomic_block else locks.transaction(connection)
-    )
-    with limited, connection.cursor() as cursor:
+    with locks.transaction(connection), connection.cursor() as cursor:
         return _make(connection, cursor, clock)
 
 

@@ -22,17 +22,17 @@ def forget():
 
 
 @pytest.fixture
-def connection(database, monkeypatch):
+def pretend(database, monkeypatch):
     """The connection to the database, to pretend that it is something else."""
     connection = connections[database]
     connection.ensure_connection()
 
-    def pretend(**values):
+    def be(**values):
         for name, value in values.items():
             monkeypatch.setattr(type(connection), name, value)
             vars(connection).pop(name, None)  # Django keeps what it has asked for.
 
-    yield pretend
+    yield be
     for name in ("pg_version", "mysql_version", "mysql_is_mariadb"):
         vars(connection).pop(name, None)
 
@@ -55,19 +55,19 @@ def test_the_upsert_wherever_it_can_be_had(database):
     assert type(open_store("orm")) is OrmStore
 
 
-def test_an_old_database(database, connection):
+def test_an_old_database(database, pretend):
     """The ORM store by itself; where the upsert was asked for, the reason and the cure."""
-    connection(**OLD[database])
+    pretend(**OLD[database])
 
     assert type(open_store("auto")) is OrmStore
-    with pytest.raises(ImproperlyConfigured, match=r"is no .* or later. Set it to 'auto'"):
+    with pytest.raises(ImproperlyConfigured, match=r"is no .* or later. Set STORE to 'auto'"):
         open_store("upsert")
 
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
-def test_mysql(database, connection):
+def test_mysql(database, pretend):
     """Nobody has tried the statement there."""
-    connection(mysql_is_mariadb=False)
+    pretend(mysql_is_mariadb=False)
 
     assert type(open_store("auto")) is OrmStore
     with pytest.raises(ImproperlyConfigured, match="no PostgreSQL, SQLite or MariaDB"):
@@ -103,17 +103,17 @@ def fail(*arguments):
     raise OperationalError("no answer")
 
 
-def test_the_check_tells_before_the_worker_does(database, settings, connection):
+def test_the_check_tells_before_the_worker_does(database, settings, pretend):
     """If it may ask the database: ``migrate`` and ``check --database`` do."""
     settings.TASKSTATE = {"STORE": "upsert"}
     assert problems(database) == []
     choice.find_obstacle.cache_clear()
-    connection(**OLD[database])
+    pretend(**OLD[database])
 
     (problem,) = problems(database)
     assert problem.id == "taskstate.E008"
     assert "STORE is 'upsert', but the database" in problem.msg
-    assert "Set it to 'auto'" in problem.hint
+    assert "Set STORE to 'auto'" in problem.hint
     assert problems() == []
     settings.TASKSTATE = {"STORE": "auto"}
     assert problems(database) == []
@@ -125,9 +125,9 @@ def problems(*databases):
 
 
 @pytest.mark.parametrize("database", ["default"], indirect=True)
-def test_asked_for_in_vain_it_is_an_outage(database, connection, caplog, monkeypatch):
+def test_asked_for_in_vain_it_is_an_outage(database, pretend, caplog, monkeypatch):
     """Whoever has run no checks reads the reason in the log, and loses nothing."""
-    connection(**OLD[database])
+    pretend(**OLD[database])
     state = StateMiddleware(store="upsert")
     state._writer.push(make_transition())
     assert not state._writer.flush(0.5)

@@ -9,7 +9,7 @@ from tests.stores.test_contract import STORES
 
 
 @pytest.fixture(params=STORES)
-def connection(request, database, monkeypatch):
+def written_through(request, database, monkeypatch):
     """A connection that a store has just written through, with the age that a test gives it."""
     connection = connections[database]
     connection.close()
@@ -25,9 +25,9 @@ def connection(request, database, monkeypatch):
     connection.close()
 
 
-def test_while_it_is_busy_it_does_not_connect_again(connection):
+def test_while_it_is_busy_it_does_not_connect_again(written_through):
     """Even if connections are meant to live for one request: that is for requests."""
-    store, kept = connection(0)
+    store, kept = written_through(0)
     raw = kept.connection
     store.write([make_entry(make_transition(hop=2))])
     store.tidy()
@@ -36,9 +36,9 @@ def test_while_it_is_busy_it_does_not_connect_again(connection):
     assert kept.connection is raw
 
 
-def test_at_rest_it_keeps_none_that_it_should_not(connection):
+def test_at_rest_it_keeps_none_that_it_should_not(written_through):
     """A hundred idle processes hold no connection."""
-    store, kept = connection(0)
+    store, kept = written_through(0)
     store.rest()
     assert kept.connection is None
 
@@ -47,27 +47,27 @@ def test_at_rest_it_keeps_none_that_it_should_not(connection):
 
 
 @pytest.mark.parametrize("age", [None, 3600])
-def test_at_rest_it_keeps_what_may_be_kept(connection, age):
+def test_at_rest_it_keeps_what_may_be_kept(written_through, age):
     """As CONN_MAX_AGE has it."""
-    store, kept = connection(age)
+    store, kept = written_through(age)
     store.rest()
 
     assert kept.connection is not None
 
 
 @pytest.mark.parametrize("step", [DatabaseStore.tidy, DatabaseStore.rest])
-def test_an_old_connection_is_closed(connection, step):
+def test_an_old_connection_is_closed(written_through, step):
     """When it is older than CONN_MAX_AGE, busy or not."""
-    store, kept = connection(3600)
+    store, kept = written_through(3600)
     kept.close_at = 0.0
     step(store)
 
     assert kept.connection is None
 
 
-def test_a_broken_connection_is_closed_at_once(connection, monkeypatch):
+def test_a_broken_connection_is_closed_at_once(written_through, monkeypatch):
     """The next try connects anew."""
-    store, kept = connection(0)
+    store, kept = written_through(0)
     kept.errors_occurred = True
     monkeypatch.setattr(kept, "is_usable", lambda: False)
     store.tidy()

@@ -505,7 +505,7 @@ def test_inside_a_transaction_it_takes_a_savepoint(store, database):
 
 def test_the_cost_of_a_batch_does_not_grow(store, database):
     """Statements per batch are the same for 10 and for 1,000 rows.  Where a backend limits
-    parameters, as Django before 5.2 does for SQLite (999), rows are written in portions."""
+    parameters, as Django up to 5.2 does for SQLite (999), rows are written in portions."""
     store.write([make_entry(make_transition())])  # The first batch ever makes the watermark.
     counts = [statements_for(store, database, rows) for rows in (10, 1000)]
 

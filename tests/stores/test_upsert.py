@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from taskstate.models import Task
+from taskstate.models import Task, Watermark
 from taskstate.stores import dialects, watermark
 from taskstate.stores.upsert import UpsertStore
 from taskstate.transitions import Status
@@ -88,8 +88,6 @@ def test_after_a_clear_it_looks_and_sends_the_rest(database):
 
 def test_a_watermark_that_was_deleted(database):
     """Somebody empties all tables: the next flush makes it again."""
-    from taskstate.models import Watermark
-
     store = UpsertStore()
     store.write(batch(Status.ENQUEUED, [1]))
     Watermark.objects.using(database).all().delete()
