@@ -39,7 +39,8 @@ class Ledger:
         the server has no pg_walinspect) and ``hot_share`` (None without updates)."""
         self._settle()
         commits = self._committed() - self._commits
-        end = self._ask("SELECT pg_current_wal_lsn()")[0]
+        # What is written may not be flushed yet, and can't be inspected then.
+        end = self._ask("SELECT pg_current_wal_flush_lsn()")[0]
         wal = self._ask("SELECT %s::pg_lsn - %s::pg_lsn", end, self._position)[0]
         counts = {"commits": commits, "wal_bytes": int(wal)}
         counts["wal_bytes_without_pages"] = self._records(end)
