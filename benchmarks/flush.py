@@ -18,8 +18,10 @@ FIGURES = (
     Figure("updated_cpu", "processor time of the client, updates", "µs/row"),
 )
 PLOTS = (
-    plots.Lines("new", "New rows in one flush", "new", x="rows", log=True),
-    plots.Lines("updates", "Updates in one flush", "updated", x="rows", log=True),
+    plots.Lines("new", "New rows in one flush", "new", x="rows", log=True, panels="database"),
+    plots.Lines(
+        "updates", "Updates in one flush", "updated", x="rows", log=True, panels="database"
+    ),
 )
 CHOICES = {
     "databases": ("sqlite", "postgres", "mariadb"),

@@ -118,6 +118,7 @@ class Lines:
       figure(str): The key of the figure.
       x(str): A condition whose values are numbers, or the key of another figure.
       within(str): The condition that all comparisons of the plot have; ``x`` by default.
+      panels(str): The condition that has a panel for each of its values, if any.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Lines:
     x: str
     within: str = ""
     log: bool = False
+    panels: str = ""
 
     def draw(self, report, path):
         """Draw it; return False if nothing was measured."""
@@ -137,7 +139,16 @@ class Lines:
         found = [(measured, rows) for measured, rows in found if self.figure in rows]
         if not found:
             return False
-        figure, (panel,) = _canvas(1)
+        groups = {}
+        for one in found:
+            groups.setdefault(one[0].conditions.get(self.panels), []).append(one)
+        figure, axes = _canvas(len(groups))
+        for panel, group in zip(axes, groups.values()):
+            self._draw_panel(panel, group)
+        _finish(figure, self.title, report, path)
+        return True
+
+    def _draw_panel(self, panel, found):
         names = list(found[0][0].samples)
         for name in names:
             self._draw_line(panel, found, names, name)
@@ -145,12 +156,11 @@ class Lines:
         measured, rows = found[0]
         panel.set_xlabel(self.x if self.x in measured.conditions else rows[self.x].unit)
         panel.set_ylabel(f"{rows[self.figure].title}, {rows[self.figure].unit}")
-        fixed = {key: value for key, value in measured.conditions.items() if key == "broker"}
+        told = {"broker", self.panels}
+        fixed = {key: value for key, value in measured.conditions.items() if key in told}
         panel.set_title(rounds.words(fixed), size=9)
         panel.grid(alpha=0.3)
         panel.legend()
-        _finish(figure, self.title, report, path)
-        return True
 
     def _set_axes(self, panel, found):
         from matplotlib.ticker import NullFormatter, NullLocator
