@@ -36,7 +36,8 @@ class Ledger:
 
     def close(self):
         """Return what happened: ``commits``, ``wal_bytes``, ``wal_bytes_without_pages`` (None if
-        the server has no pg_walinspect) and ``hot_share`` (None without updates)."""
+        the server can't tell: it needs pg_walinspect, and the WAL itself) and ``hot_share`` (None
+        without updates)."""
         self._settle()
         commits = self._committed() - self._commits
         # What is written may not be flushed yet, and can't be inspected then.
@@ -62,11 +63,14 @@ class Ledger:
             return None
         if end == self._position:  # An empty range is an error to the server.
             return 0
-        with servers.cursor(self._own_url) as cursor:
-            cursor.execute(
-                "SELECT sum(record_size) FROM pg_get_wal_stats(%s, %s)", [self._position, end]
-            )
-            return int(cursor.fetchone()[0] or 0)
+        try:
+            with servers.cursor(self._own_url) as cursor:
+                cursor.execute(
+                    "SELECT sum(record_size) FROM pg_get_wal_stats(%s, %s)", [self._position, end]
+                )
+                return int(cursor.fetchone()[0] or 0)
+        except BenchmarkError:  # There was so much that the server has removed its beginning.
+            return None
 
     def _hot_updates(self):
         """Return the updates of rows since the database was made, and those that were HOT."""
