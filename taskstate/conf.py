@@ -136,9 +136,11 @@ class Options:
 
     def __call__(self) -> Config:
         """Return the values in force now."""
-        if self._seen != _changes.count:
-            self._seen = _changes.count
+        count = _changes.count
+        if self._seen != count:
             self._config = dataclasses.replace(_usable(raw_settings()), **self._overrides)
+            # Last, since an exception may be injected anywhere.
+            self._seen = count
         return self._config
 
 

@@ -45,7 +45,8 @@ def clean_text(value: object, length: int) -> str:
         return ""
     if type(value) is str and len(value) <= length and value.isascii() and "\0" not in value:
         return value  # As almost all are.
-    text = str(value)
+    # An enumeration's member is its value: the worker gets that, by JSON.
+    text = str.__str__(value) if isinstance(value, str) else str(value)
     if not text.isascii():
         text = text.encode("utf-8", "ignore").decode("utf-8")
     if "\0" in text:

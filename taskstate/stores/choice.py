@@ -11,6 +11,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import conf
+from ..models import Task
 from . import Store
 from .orm import OrmStore
 from .upsert import UpsertStore
@@ -68,8 +69,14 @@ def find_obstacle(alias: str) -> Obstacle | None:
     It asks the database the first time; an error of the database's goes through.
     """
     connection: Any = connections[alias]
-    connection.ensure_connection()
-    return _unfit_server(connection) or _too_strict(connection)
+    try:
+        connection.ensure_connection()
+        return _unfit_server(connection) or _too_strict(connection) or _odd_user_key(connection)
+    except Exception:
+        # No store looks after the connection yet: leave no broken one for the next try.
+        if not connection.in_atomic_block:
+            connection.close()
+        raise
 
 
 def _unfit_server(connection: Any) -> Obstacle | None:
@@ -108,8 +115,19 @@ def _too_strict(connection: BaseDatabaseWrapper) -> Obstacle | None:
     )
 
 
+def _odd_user_key(connection: BaseDatabaseWrapper) -> Obstacle | None:
+    """Return why not if the user model's key is stored in a way of its own, which only the ORM
+    knows."""
+    field: Any = Task._meta.get_field("user").target_field
+    methods = (type(field).get_prep_value, type(field).get_db_prep_value)
+    if all(method.__module__.startswith("django.") for method in methods):
+        return None
+    reason = f"the key of the user model, a {type(field).__name__}, is stored in a way of its own"
+    return Obstacle(f"{reason} (database {connection.alias!r})", _TAKE_AUTO)
+
+
 def _forget(*, setting: str, **_: Any) -> None:
-    if setting == "DATABASES":
+    if setting in {"DATABASES", "AUTH_USER_MODEL"}:
         find_obstacle.cache_clear()
 
 

@@ -123,8 +123,9 @@ class PostgreSql(Dialect):
             lambda column: f'{column}::text COLLATE "C"',
         )
         # The columns are in the order of COLUMNS.
-        # The limit is set, and the watermark read, before the first row is touched.  The lock
-        # on the table, which a clear waits for, comes even before the snapshot.
+        # The limit is set, and the watermark read, before the first row is touched.  The lock on
+        # the table, which a clear waits for, comes even before the snapshot, and so it is not
+        # limited: ALTER TABLE is waited for as long as it takes.
         return f"""
             {_INTO}
             SELECT new.message_id, {status},
@@ -227,9 +228,10 @@ class MariaDb(JsonDialect):
     not newer left out.  That costs about 2 us a row, and the answer 4 more (PyMySQL).
     """
 
+    # Not the database's own character set, which may be another one than the table's.
+    _TEXT = "text CHARACTER SET utf8mb4"
     _TYPES = {
-        "message_id": "char(36)",
-        "user_id": "text",
+        "message_id": "char(36) CHARACTER SET ascii",
         "finished_at": "datetime(6)",
         "updated_at": "datetime(6)",
         "enqueued_at": "datetime(6)",
@@ -245,13 +247,14 @@ class MariaDb(JsonDialect):
             known_newer = _newer(_prefixed("new"), _prefixed("known"), _as_bytes)
             changed = f"(known.message_id IS NULL OR {known_newer})"
         places = ", ".join(
-            f"{column} {self._TYPES.get(column, 'text')} PATH '$[{place}]' ERROR ON ERROR"
+            f"{column} {self._TYPES.get(column, self._TEXT)} PATH '$[{place}]' ERROR ON ERROR"
             for place, column in enumerate(COLUMNS)
         )
         join = "LEFT JOIN taskstate_task AS known ON known.message_id = new.message_id"
         keep = _assignments(f"IF({newer}, VALUES({{0}}), taskstate_task.{{0}})")
         return f"""
-            SET STATEMENT innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS} FOR {_INTO}
+            SET STATEMENT innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS},
+                lock_wait_timeout = {LOCK_WAIT_SECONDS} FOR {_INTO}
             SELECT {", ".join(f"new.{column}" for column in COLUMNS)}
             FROM JSON_TABLE(%s, '$[*]' COLUMNS ({places})) AS new {join if returning else ""}
             WHERE COALESCE(({_WATERMARK} LOCK IN SHARE MODE), 0) = %s AND {changed}
@@ -316,7 +319,7 @@ def _as_text(column: str) -> str:
 
 
 def _as_bytes(column: str) -> str:
-    return f"CAST({column} AS BINARY)"
+    return f"CAST(CONVERT({column} USING utf8mb4) AS BINARY)"
 
 
 def _timestamp(milliseconds: str) -> str:

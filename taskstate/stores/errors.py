@@ -35,6 +35,11 @@ _MYSQL_BAD = frozenset(
         3819,  # MySQL: a check constraint
         3988,  # MySQL: no conversion between character sets
         4025,  # MariaDB: a check constraint
+        4035,  # MariaDB: JSON in a character set that can't hold it (and so on, to 4039)
+        4036,
+        4037,
+        4038,
+        4039,
     }
 )
 _MYSQL_CONFLICT = frozenset(

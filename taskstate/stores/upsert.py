@@ -44,13 +44,16 @@ class UpsertStore(DatabaseStore):
         if connection.in_atomic_block:
             # A savepoint: a failure leaves the caller's transaction usable.
             with locks.transaction(connection):
-                return self._write_despite_clears(connection, batch)
-        return self._write_despite_clears(connection, batch)
+                # SQLite can't write in a transaction that has read first.
+                fence = watermark.enter(connection, self._clock)
+                return self._write_despite_clears(connection, batch, fence)
+        known = self._fences.get(connection.alias)
+        fence = known or watermark.look(connection, self._clock)
+        return self._write_despite_clears(connection, batch, fence)
 
     def _write_despite_clears(
-        self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]
+        self, connection: BaseDatabaseWrapper, batch: Sequence[Entry], fence: watermark.Fence
     ) -> Written:
-        fence = self._fences.get(connection.alias) or watermark.look(connection, self._clock)
         while True:
             self._fences[connection.alias] = fence
             # By their keys, so that two processes never wait for each other in a circle.

@@ -114,7 +114,8 @@ def _read(
     if row is None:
         return None
     version, microseconds_ago = row
-    return Fence(version, clock() - float(microseconds_ago) / 1_000_000)
+    # The database's clock may have been set back; a clear that can be read has happened.
+    return Fence(version, clock() - max(0.0, float(microseconds_ago)) / 1_000_000)
 
 
 def close(alias: str, timeout: float) -> bool:
