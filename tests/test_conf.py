@@ -115,6 +115,18 @@ def test_settings_are_not_looked_up_at_every_push(settings, monkeypatch):
     assert looked == [1]
 
 
+def test_an_interrupted_look_up_is_repeated(settings, monkeypatch):
+    """Dramatiq may raise an exception anywhere: the settings don't count as read then."""
+    settings.TASKSTATE = {"MAX_PENDING": 5}
+    read = conf.Options(flush_interval=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(conf, "_usable", lambda raw: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            read()
+
+    assert (read().max_pending, read().flush_interval) == (5, 7)
+
+
 def test_no_dictionary(settings, caplog):
     """Defaults, and one line."""
     settings.TASKSTATE = ["FLUSH_INTERVAL"]

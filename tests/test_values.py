@@ -1,5 +1,6 @@
 """Values from anywhere, made fit for the columns."""
 
+import enum
 import uuid
 
 import pytest
@@ -134,3 +135,11 @@ def test_user_pk_of_an_unknown_type_is_refused():
     """A key type that a fact can't hold is no user, never a crash."""
     with pytest.raises(ValueError, match="can't be tracked"):
         values.UserKey(lambda value: object(), 0, 0, None).clean(1)
+
+
+def test_a_member_of_an_enumeration_is_its_value():
+    """As JSON has it, so that sender and worker agree."""
+    App = enum.Enum("App", {"SHOP": "shop"}, type=str)
+
+    assert values.clean_text(App.SHOP, 100) == "shop"
+    assert type(values.clean_text(App.SHOP, 100)) is str

@@ -24,15 +24,19 @@ def _limited_in_session(connection: BaseDatabaseWrapper, seconds: int) -> Iterat
         return
     with connection.cursor() as cursor:
         cursor.execute(
-            "SET @taskstate_lock_wait = @@innodb_lock_wait_timeout, "
-            f"SESSION innodb_lock_wait_timeout = {seconds}"
+            "SET @taskstate_row_wait = @@innodb_lock_wait_timeout, "
+            "@taskstate_table_wait = @@lock_wait_timeout, "
+            f"SESSION innodb_lock_wait_timeout = {seconds}, SESSION lock_wait_timeout = {seconds}"
         )
     try:
         yield
     finally:
         # The connection may be gone, and its session with it.
         with contextlib.suppress(Error), connection.cursor() as cursor:
-            cursor.execute("SET SESSION innodb_lock_wait_timeout = @taskstate_lock_wait")
+            cursor.execute(
+                "SET SESSION innodb_lock_wait_timeout = @taskstate_row_wait, "
+                "SESSION lock_wait_timeout = @taskstate_table_wait"
+            )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Which store it is, and the reasons why the fast one can't be had."""
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
@@ -97,6 +98,32 @@ def test_a_database_that_is_away(sqlite, monkeypatch):
             open_store("auto")
 
     assert type(open_store("auto")) is UpsertStore
+
+
+def test_a_connection_that_breaks_meanwhile(sqlite, monkeypatch):
+    """Nobody else would close it: every later try would meet it again."""
+    connection = connections[sqlite]
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "_too_strict", fail)
+        with pytest.raises(OperationalError):
+            open_store("auto")
+
+    assert connection.connection is None
+    assert type(open_store("auto")) is UpsertStore
+
+
+def test_a_user_key_that_is_stored_in_a_way_of_its_own(database, monkeypatch):
+    """Only the ORM knows how."""
+    key = type(get_user_model()._meta.pk)
+
+    def get_db_prep_value(field, value, connection, *prepared):
+        return value
+
+    monkeypatch.setattr(key, "get_db_prep_value", get_db_prep_value)
+
+    assert type(open_store("auto")) is OrmStore
+    with pytest.raises(ImproperlyConfigured, match="stored in a way of its own"):
+        open_store("upsert")
 
 
 def fail(*arguments):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from taskstate.models import Task
+from taskstate.models import Task, Watermark
 from taskstate.stores import BadDataError, watermark
 from taskstate.stores.orm import OrmStore
 from taskstate.stores.upsert import UpsertStore
@@ -261,6 +261,16 @@ def test_a_clear_between_two_batches(store, database):
     assert [task.pk.int for task in Task.objects.all()] == [5]
     assert store.write(before).rows == 0
     assert Task.objects.count() == 1
+
+
+def test_a_clock_that_is_set_back(store, database):
+    """A clear that lies in the future by the database's clock has happened: what follows is
+    written."""
+    store.write([make_entry(make_transition())])
+    Watermark.objects.using(database).update(cleared_at=2**62 // 1000)
+    later = make_entry(make_transition(hop=2, happened_at=time.monotonic() + 1))
+
+    assert store.write([later]).rows == 1
 
 
 def test_no_two_clears_leave_the_same_mark(database):

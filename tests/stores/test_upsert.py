@@ -1,17 +1,20 @@
 """What the upsert store has of its own: who listens, the fence, what a batch looks like."""
 
 import json
+import threading
 import time
 import uuid
 
 import pytest
-from django.db import connections
+from django.db import DatabaseError, connections
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from taskstate.models import Task, Watermark
-from taskstate.stores import dialects, watermark
+from taskstate.stores import BadDataError, dialects, watermark
+from taskstate.stores.errors import is_contention
+from taskstate.stores.orm import OrmStore
 from taskstate.stores.upsert import UpsertStore
 from taskstate.transitions import Status
 from tests.conftest import LIMIT_SECONDS
@@ -166,3 +169,68 @@ def test_ties_are_broken_column_by_column(database):
             stored = {n: row["user_id" if n == "user_pk" else n] for n in names}
             assert stored == {n: greater[n] for n in names}, name
             assert row["attempt"] == greater["attempt"], name
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("listened", [True, False])
+def test_a_database_of_another_character_set(database, listened):
+    """The tables decide what is stored, not the default of their database."""
+    connection = connections[database]
+    name = connection.ops.quote_name(connection.settings_dict["NAME"])
+    store = UpsertStore(is_listened=lambda: listened)
+    text = "Grüße 😀"
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {name} CHARACTER SET latin1")
+        for status in (Status.RUNNING, Status.DONE):
+            store.write([make_entry(make_transition(status, description=text))])
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {name} CHARACTER SET utf8mb4")
+
+    task = Task.objects.get()
+    assert (task.status, task.description) == ("done", text)
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_connection_that_can_not_hold_a_text(database):
+    """Django before 5.2 speaks an encoding without emoji: that row is bad, and no outage."""
+    connection = connections[database]
+    with connection.cursor() as cursor:
+        cursor.execute("SET NAMES utf8mb3")
+    store = UpsertStore()
+    store.write([make_entry(make_transition(message_id=make_id(2)))])
+
+    with pytest.raises(BadDataError):
+        store.write([make_entry(make_transition(description="😀"))])
+    connection.close()
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("make_store", [UpsertStore, OrmStore])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_lock_of_the_table_is_not_waited_for_without_limit(database, make_store, is_first):
+    """On MariaDB, also by the first flush ever; PostgreSQL takes that lock before any limit of the
+    upsert's can be set."""
+    failures = []
+    if not is_first:
+        make_store().write(batch(Status.ENQUEUED, [1]))
+
+    def write():
+        store = make_store()
+        try:
+            store.write(batch(Status.RUNNING, [1]))
+        except DatabaseError as error:
+            failures.append(error)
+        finally:
+            store.close()
+
+    with connections[database].cursor() as cursor:
+        cursor.execute("LOCK TABLES taskstate_task READ, taskstate_watermark READ")
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer.join(LIMIT_SECONDS)
+        cursor.execute("UNLOCK TABLES")
+
+    assert len(failures) == 1
+    assert is_contention(failures[0])
