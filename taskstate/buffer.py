@@ -50,18 +50,13 @@ class Entry:
 
     def add(self, transition: Transition) -> None:
         """Merge one more fact about the same message."""
-        rank = transition.rank
-        if rank > self.winner.rank:
-            self.winner = transition
-        elif rank == self.winner.rank:
-            self.winner = newest(self.winner, transition)
-        if rank not in self.history:
-            self._remember((rank,))
+        self.winner = newest(self.winner, transition)
+        self._remember((transition.rank,))
 
     def merge(self, newer: Entry) -> None:
         """Merge what came for the same message while this entry was being written."""
         self.winner = newest(self.winner, newer.winner)
-        self._remember(rank for rank in newer.history if rank not in self.history)
+        self._remember(newer.history)
 
     def size(self) -> int:
         """Return an upper bound for what this entry takes in a statement, in bytes."""
@@ -71,7 +66,7 @@ class Entry:
         return _ROW_BYTES + _CHARACTER_BYTES * texts
 
     def _remember(self, ranks: Iterable[int]) -> None:
-        self.history += tuple(ranks)
+        self.history += tuple(rank for rank in ranks if rank not in self.history)
         if len(self.history) > HISTORY_LENGTH:
             self.history = tuple(sorted(self.history)[-HISTORY_LENGTH:])
 

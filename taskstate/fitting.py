@@ -1,7 +1,7 @@
 """From what is at hand in a hook to what the columns take.
 
 A hook runs between the pieces of somebody's work, where the processor's caches hold other things:
-whatever it does there costs two to three times what it costs in the writer's tight loop.  So it
+whatever it does there costs about twice what it costs in a tight loop, as the writer's is.  So it
 only collects values, just as they came; they are made fit for the columns by the writer.
 
 Nothing that the caller could change, or that could be large, is kept that long: such values are
@@ -18,7 +18,7 @@ from django.apps import apps
 from dramatiq.common import q_name
 
 from . import values
-from .transitions import MessageFields, Transition, UserPk, fields_from
+from .transitions import MessageFields, Transition, UserPk, fields_from, transition_from
 
 logger = logging.getLogger("taskstate")
 
@@ -65,7 +65,7 @@ class Fitter:
         """Return a transition whose fields fit, or None if its message can't be tracked: that is
         logged.  Called in the writer's thread."""
         fields = self._fitted(transition.fields, _known_names)
-        return None if fields is None else transition._replace(fields=fields)
+        return None if fields is None else transition_from((*transition[:-1], fields))
 
     def _fitted(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
         try:

@@ -79,14 +79,12 @@ class ThisThread(threading.local):
 
 def hop_of(message: Any) -> int:
     """Return how often ``message`` has been enqueued; 0 if it doesn't say."""
-    hop = message.options.get(HOP_OPTION, 0)
-    return hop if type(hop) is int and 0 <= hop <= MAX_HOP else values.clean_count(hop, MAX_HOP)
+    return values.clean_count(message.options.get(HOP_OPTION), MAX_HOP)
 
 
 def attempt_of(message: Any) -> int:
     """Return how many runs of ``message`` came before."""
-    attempt = message.options.get("retries")
-    return 0 if attempt is None else values.clean_count(attempt, values.MAX_ATTEMPT)
+    return values.clean_count(message.options.get("retries"), values.MAX_ATTEMPT)
 
 
 def carried_start(message: Any) -> int | None:

@@ -7,7 +7,7 @@ there was a clear since the caller looked.  In autocommit each is a transaction 
 They differ in how a batch travels fastest.  Measured with 1,000 rows, all indexes in place:
 
 - PostgreSQL unnests an array per column, in 12 us a row, where COPY takes 9.  The same rows as
-  JSON take 16 (``json_to_recordset``) to 25 (``json_array_elements_text`` per column).
+  JSON take 18 (``json_to_recordset``) to 25 (``json_array_elements_text`` per column).
 - SQLite (``json_each``) and MariaDB (``JSON_TABLE``) have no arrays, and take JSON.
 
 ``make bench ARGS="flush --database postgres"`` measures the first two again.

@@ -66,10 +66,6 @@ def look(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> Fence:
         fence = _read(connection, cursor, clock)
     if fence is not None:
         return fence
-    if connection.in_atomic_block:
-        # Its caller has limited the waiting for locks already, and that does not nest.
-        with connection.cursor() as cursor:
-            return _make(connection, cursor, clock)
     # Somebody else may be making it in a transaction: wait for that no longer than for a row.
     with locks.transaction(connection), connection.cursor() as cursor:
         return _make(connection, cursor, clock)
