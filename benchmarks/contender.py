@@ -20,7 +20,6 @@ def main():
     django.setup()
 
     from benchmarks.contest import flush, hooks, load, watch
-    from benchmarks.contest.counters import StatementCounter
     from benchmarks.contest.tables import Tables
 
     jobs = {
@@ -37,8 +36,23 @@ def main():
     check_package()
     if name != "watch":
         connect_listeners()
-    print(json.dumps(jobs[name](StatementCounter(), **arguments)))
+    print(json.dumps(jobs[name](count_statements(), **arguments)))
     check_stats()
+
+
+def count_statements():
+    """Return a counter of what is run on all connections that are made from now on."""
+    from django.db.backends.signals import connection_created
+
+    from benchmarks.statements import StatementCounter
+
+    counter = StatementCounter()
+
+    def watch(connection, **_):
+        counter.put_on(connection)
+
+    connection_created.connect(watch, weak=False)
+    return counter
 
 
 def check_package():

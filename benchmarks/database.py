@@ -8,6 +8,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.figures import Figure
 from benchmarks.postgres import Ledger
 from benchmarks.rounds import Comparison
+from benchmarks.workload import Workload
 
 TITLE = "The database's share"
 FIGURES = (
@@ -45,32 +46,17 @@ def comparisons(options, arena):
     for broker, milliseconds, messages in itertools.product(
         options.brokers, options.durations, options.messages
     ):
-        conditions = {
-            "broker": broker,
-            "database": "postgres",
-            "actor": f"{milliseconds} ms",
-            "threads": options.threads,
-            "messages": messages,
-        }
-        arguments = {
-            "database": "postgres",
-            "broker": broker,
-            "threads": options.threads,
-            "milliseconds": milliseconds,
-        }
-        measures = {
-            name: partial(run, arena, name, messages, arguments) for name in options.contenders
-        }
-        yield Comparison(conditions, measures)
+        work = Workload(broker, "postgres", milliseconds, options.threads, messages)
+        measures = {name: partial(run, arena, name, work) for name in options.contenders}
+        yield Comparison(work.conditions, measures)
 
 
-def run(arena, name, messages, arguments):
+def run(arena, name, work):
     """Measure one contender once: its whole process, since nobody reads a clock here."""
     arena.prepare(name, "postgres")
     arena.run(name, "empty", database="postgres")
-    share = CONTENDERS[name].share(messages)
     ledger = Ledger(servers.url("postgres"), arena.database_name(name))
-    done = arena.run(name, "one_after_the_other", messages=share, warm_up=0, **arguments)
+    share, done = work.run(arena, CONTENDERS[name], warm_up=0)
     counts = ledger.close()
     without_pages, hot = counts["wal_bytes_without_pages"], counts["hot_share"]
     return {

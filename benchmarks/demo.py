@@ -68,9 +68,10 @@ def prepare():
     from django.core.management import call_command
     from django.db import connections
 
-    from benchmarks.project import settings, tasks
+    from benchmarks.project import services, settings, tasks
 
-    console.print(f"Database {_redacted(settings.DATABASE)}, broker {_redacted(settings.BROKER)}")
+    database, broker = map(services.redacted, (settings.DATABASE, settings.BROKER))
+    console.print(f"Database {database}, broker {broker}")
     try:
         connections["default"].ensure_connection()
     except Exception as error:  # noqa: BLE001 - a driver's own, whichever it is
@@ -86,12 +87,6 @@ def prepare():
     for alias in ("default", "scratch"):
         call_command("migrate", database=alias, verbosity=0)
     return True
-
-
-def _redacted(url):
-    """Return ``url`` without a password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 @contextlib.contextmanager
@@ -252,7 +247,7 @@ def write_each(transitions):
     """Write the transitions one by one to the scratch database; return the statements run."""
     from django.db import connections
 
-    from benchmarks.project.recording import StatementCounter
+    from benchmarks.statements import StatementCounter
     from taskstate.models import Task
 
     counter = StatementCounter()

@@ -10,6 +10,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure
 from benchmarks.postgres import Ledger
 from benchmarks.rounds import Comparison
+from benchmarks.workload import Workload
 
 TITLE = "Growth"
 FIGURES = (
@@ -86,16 +87,8 @@ def _measures(options, arena, measure, size):
 def by_messages(options, arena, name, messages):
     """Measure one contender's memory and time for so many messages."""
     arena.prepare(name, "postgres")
-    share = CONTENDERS[name].share(messages)
-    done = arena.run(
-        name,
-        "one_after_the_other",
-        database="postgres",
-        messages=share,
-        threads=options.threads,
-        milliseconds=options.durations[0],
-        warm_up=WARM_UP,
-    )
+    work = Workload("stub", "postgres", options.durations[0], options.threads, messages)
+    share, done = work.run(arena, CONTENDERS[name], warm_up=WARM_UP)
     seconds = done["enqueue_seconds"] + done["process_seconds"]
     return {
         # One that takes fewer messages says nothing of the memory for all of them.

@@ -106,7 +106,7 @@ class Bars:
         panel.set_axisbelow(True)
         # Below, where it covers no bar.
         panel.legend(
-            fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False
+            fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False
         )
 
 

@@ -1,46 +1,31 @@
 """The servers that benchmarks run on: at a URL from the environment, or at the standard address."""
 
 import contextlib
-import os
-import socket
 import sqlite3
-from urllib.parse import urlsplit
 
 from django.db import Error
 from django.db.utils import ConnectionHandler
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.project import services
+from benchmarks.project.services import redacted
 
-#: Each may be set by a variable: TASKSTATE_POSTGRES_URL and so on, the same as for the tests.
-STANDARD = {
-    "postgres": "postgres://postgres@127.0.0.1:5432/postgres",
-    "mariadb": "mysql://root@127.0.0.1:3306/mysql",
-    "redis": "redis://127.0.0.1:6379/14",
-    "rabbitmq": "amqp://guest:guest@127.0.0.1:5672/",
-}
+#: The tests have another one.
+REDIS_DATABASE = 14
+
 DATABASES = ("sqlite", "postgres", "mariadb")
 BROKERS = ("stub", "redis", "rabbitmq")
-
-ANSWER_SECONDS = 2
 
 
 def url(name):
     """Return the address of a server."""
-    return os.environ.get(f"TASKSTATE_{name.upper()}_URL", STANDARD[name])
+    return services.address(name, redis_database=REDIS_DATABASE)
 
 
 def answers(name):
     """Return whether something listens at the server's address; SQLite and the in-process
     broker always do."""
-    if name not in STANDARD:
-        return True
-    parts = urlsplit(url(name))
-    try:
-        with socket.create_connection((parts.hostname, parts.port), timeout=ANSWER_SECONDS):
-            return True
-    except OSError:
-        return False
+    return name not in services.STANDARD or services.listens(url(name))
 
 
 def require(name):
@@ -48,15 +33,9 @@ def require(name):
     if not answers(name):
         option = "--database" if name in DATABASES else "--broker"
         raise BenchmarkError(
-            f"{name} does not answer at {_redacted(url(name))}. Start it, name another address in "
+            f"{name} does not answer at {redacted(url(name))}. Start it, name another address in "
             f"TASKSTATE_{name.upper()}_URL, or choose another one with {option}."
         )
-
-
-def _redacted(address):
-    """Return an address without its user and password."""
-    scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 @contextlib.contextmanager
@@ -68,7 +47,7 @@ def cursor(address):
             yield opened
     except Error as error:
         raise BenchmarkError(
-            f"The database at {_redacted(address)} refuses what the benchmark needs (to make and "
+            f"The database at {redacted(address)} refuses what the benchmark needs (to make and "
             f"drop databases, and to read statistics): {str(error).strip()}"
         ) from error
     finally:

@@ -7,6 +7,7 @@ from benchmarks import plots
 from benchmarks.contenders import CONTENDERS
 from benchmarks.figures import Figure
 from benchmarks.rounds import Comparison
+from benchmarks.workload import Workload
 
 TITLE = "Whole runs"
 FIGURES = (
@@ -42,25 +43,13 @@ def comparisons(options, arena):
     for (database, broker), milliseconds, messages in itertools.product(
         places(options), options.durations, options.messages
     ):
-        conditions = {
-            "broker": broker,
-            "database": database,
-            "actor": f"{milliseconds} ms",
-            "threads": options.threads,
-            "messages": messages,
-        }
-        arguments = {
-            "database": database,
-            "broker": broker,
-            "threads": options.threads,
-            "milliseconds": milliseconds,
-        }
+        work = Workload(broker, database, milliseconds, options.threads, messages)
         measures = {
-            name: partial(run, arena, name, messages, arguments)
+            name: partial(run, arena, name, work)
             for name in options.contenders
             if database in CONTENDERS[name].databases
         }
-        yield Comparison(conditions, measures)
+        yield Comparison(work.conditions, measures)
 
 
 def places(options):
@@ -73,12 +62,10 @@ def places(options):
     return list(itertools.islice(pairs, count))
 
 
-def run(arena, name, messages, arguments):
+def run(arena, name, work):
     """Measure one contender once."""
-    arena.prepare(name, arguments["database"])
-    share = CONTENDERS[name].share(messages)
-    warm_up = WARM_UP_PER_THREAD * arguments["threads"]
-    done = arena.run(name, "one_after_the_other", messages=share, warm_up=warm_up, **arguments)
+    arena.prepare(name, work.database)
+    share, done = work.run(arena, CONTENDERS[name], warm_up=WARM_UP_PER_THREAD * work.threads)
     enqueue, process = done["enqueue_seconds"], done["process_seconds"]
     return {
         "enqueued": share / enqueue,

@@ -6,21 +6,13 @@ with ``TASKSTATE_TEST_SERVERS=required``, the run fails.
 
 import functools
 import os
-import socket
 import sys
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from benchmarks.project import services
 
-#: Each may be set by a variable: TASKSTATE_POSTGRES_URL and so on.
-STANDARD = {
-    "postgres": "postgres://postgres@127.0.0.1:5432/postgres",
-    "mariadb": "mysql://root@127.0.0.1:3306/mysql",
-    "redis": "redis://127.0.0.1:6379/15",
-    "rabbitmq": "amqp://guest:guest@127.0.0.1:5672/",
-}
+REDIS_DATABASE = 15
 DATABASES = ("default", "postgres", "mariadb")
 
 #: Tells apart what runs at the same time: the environments of the matrix, or Python's versions.
@@ -36,25 +28,18 @@ FOLDER = Path(tempfile.gettempdir()) / f"taskstate-tests-{os.getuid()}-{TAG}"
 
 def url(server):
     """Return the address of a server."""
-    return os.environ.get(f"TASKSTATE_{server.upper()}_URL", STANDARD[server])
+    return services.address(server, redis_database=REDIS_DATABASE)
 
 
 @functools.lru_cache(maxsize=None)
 def answers(server):
     """Return whether something listens at the server's address; SQLite always does."""
-    if server == "default":
-        return True
-    parts = urlsplit(url(server))
-    try:
-        with socket.create_connection((parts.hostname, parts.port), timeout=2):
-            return True
-    except OSError:
-        return False
+    return server == "default" or services.listens(url(server))
 
 
 def missing():
     """Return the servers that don't answer."""
-    return [server for server in STANDARD if not answers(server)]
+    return [server for server in services.STANDARD if not answers(server)]
 
 
 def required():

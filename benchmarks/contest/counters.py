@@ -1,9 +1,8 @@
-"""What is counted in every contender's process alike: acknowledgements and statements."""
+"""What is counted in every contender's process alike: acknowledgements."""
 
 import threading
 
 import dramatiq
-from django.db.backends.signals import connection_created
 
 
 class AckCounter(dramatiq.Middleware):
@@ -33,24 +32,3 @@ class AckCounter(dramatiq.Middleware):
             if self.count >= target:
                 self._enough.set()
         return self._enough.wait(timeout)
-
-
-class StatementCounter:
-    """Counts the SQL statements of all connections made from now on, but those that begin and end
-    transactions: some backends run them as statements, and others don't."""
-
-    def __init__(self):
-        self.count = 0
-        self._lock = threading.Lock()
-        connection_created.connect(self._watch, weak=False)
-
-    def _watch(self, connection, **_):
-        if self not in connection.execute_wrappers:
-            connection.execute_wrappers.append(self)
-
-    def __call__(self, execute, sql, params, many, context):
-        """Count one; an execute wrapper as Django documents them."""
-        if not str(sql).startswith(("BEGIN", "SAVEPOINT", "RELEASE")):
-            with self._lock:
-                self.count += 1
-        return execute(sql, params, many, context)

@@ -10,28 +10,9 @@ from pathlib import Path
 from django.db.backends.signals import connection_created
 
 import taskstate
+from benchmarks.statements import StatementCounter
 from taskstate.middleware import StateMiddleware
 from taskstate.writer import THREAD_NAME
-
-
-class StatementCounter:
-    """Counts the SQL statements of the connections it is put on, but those that begin and end
-    transactions: some backends run them as statements, and others don't."""
-
-    def __init__(self):
-        self.count = 0
-
-    def __call__(self, execute, sql, params, many, context):
-        """Count one; an execute wrapper as Django documents them."""
-        if not sql.startswith(("BEGIN", "SAVEPOINT", "RELEASE")):
-            self.count += 1
-        return execute(sql, params, many, context)
-
-    def watch_writer(self, connection, **_):
-        """Count what the writer's thread runs on a connection that was just made."""
-        is_writer = threading.current_thread().name == THREAD_NAME
-        if is_writer and self not in connection.execute_wrappers:
-            connection.execute_wrappers.append(self)
 
 
 class RecordingStateMiddleware(StateMiddleware):
@@ -42,7 +23,12 @@ class RecordingStateMiddleware(StateMiddleware):
         self.transitions = []
         self.saved = False
         self.statements = StatementCounter()
-        connection_created.connect(self.statements.watch_writer, weak=False)
+        connection_created.connect(self._watch_writer, weak=False)
+
+    def _watch_writer(self, connection, **_):
+        """Count what the writer's thread runs on a connection that was just made."""
+        if threading.current_thread().name == THREAD_NAME:
+            self.statements.put_on(connection)
 
     def _push(self, status, moment, hop, attempt, started_at, fields):  # noqa: PLR0917
         super()._push(status, moment, hop, attempt, started_at, fields)

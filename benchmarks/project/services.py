@@ -1,5 +1,7 @@
 """URLs of databases and brokers, as Django and django_dramatiq want them."""
 
+import os
+import socket
 from urllib.parse import urlsplit
 
 import dj_database_url
@@ -10,6 +12,41 @@ BROKERS = {
     "redis": "dramatiq.brokers.redis.RedisBroker",
     "amqp": "dramatiq.brokers.rabbitmq.RabbitmqBroker",
 }
+
+
+#: Where servers are by default; the number of Redis's database follows.
+STANDARD = {
+    "postgres": "postgres://postgres@127.0.0.1:5432/postgres",
+    "mariadb": "mysql://root@127.0.0.1:3306/mysql",
+    "redis": "redis://127.0.0.1:6379",
+    "rabbitmq": "amqp://guest:guest@127.0.0.1:5672/",
+}
+ANSWER_SECONDS = 2
+
+
+def address(server, *, redis_database):
+    """Return the address of a server: the variable TASKSTATE_POSTGRES_URL and so on, or the
+    standard one."""
+    standard = STANDARD[server]
+    if server == "redis":
+        standard = f"{standard}/{redis_database}"
+    return os.environ.get(f"TASKSTATE_{server.upper()}_URL", standard)
+
+
+def listens(url):
+    """Return whether something listens at an address."""
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname, parts.port), timeout=ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def redacted(url):
+    """Return an address without its user and password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def database(url):
