@@ -51,12 +51,13 @@ class Entry:
     def add(self, transition: Transition) -> None:
         """Merge one more fact about the same message."""
         self.winner = newest(self.winner, transition)
-        self._remember((transition.rank,))
+        self._remember(transition.rank)
 
     def merge(self, newer: Entry) -> None:
         """Merge what came for the same message while this entry was being written."""
         self.winner = newest(self.winner, newer.winner)
-        self._remember(newer.history)
+        for rank in newer.history:
+            self._remember(rank)
 
     def size(self) -> int:
         """Return an upper bound for what this entry takes in a statement, in bytes."""
@@ -65,8 +66,10 @@ class Entry:
         texts += len(fields.model_name) + len(fields.app_name)
         return _ROW_BYTES + _CHARACTER_BYTES * texts
 
-    def _remember(self, ranks: Iterable[int]) -> None:
-        self.history += tuple(rank for rank in ranks if rank not in self.history)
+    def _remember(self, rank: int) -> None:
+        if rank in self.history:
+            return
+        self.history += (rank,)
         if len(self.history) > HISTORY_LENGTH:
             self.history = tuple(sorted(self.history)[-HISTORY_LENGTH:])
 

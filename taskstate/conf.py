@@ -136,7 +136,7 @@ class Options:
 
     def __call__(self) -> Config:
         """Return the values in force now."""
-        count = _changes.count
+        count = changes.count
         if self._seen != count:
             self._config = dataclasses.replace(_usable(raw_settings()), **self._overrides)
             # Last, since an exception may be injected anywhere.
@@ -145,18 +145,18 @@ class Options:
 
 
 class _Changes:
-    """Whether what was read is still in force."""
+    """Tells whether what was read is still in force."""
 
     #: How often Django has said that the setting is another one.
     count = 0
 
 
-_changes = _Changes()
+changes = _Changes()
 
 
 def _note_change(*, setting: str, **_: Any) -> None:
     if setting == "TASKSTATE":
-        _changes.count += 1
+        changes.count += 1
 
 
 setting_changed.connect(_note_change)

@@ -59,7 +59,7 @@ class Fitter:
             )
         )
         # Not the cache of names: what comes here may not be hashable.
-        return raw if _may_wait(raw) else self._fitted(raw, _names)
+        return raw if _may_wait(*raw) else self._fitted(raw, _names)
 
     def fit(self, transition: Transition) -> Transition | None:
         """Return a transition whose fields fit, or None if its message can't be tracked: that is
@@ -150,11 +150,11 @@ def _names(actor_name: object, queue_name: Any, model_name: object, app_name: ob
 _known_names = functools.lru_cache(maxsize=512)(_names)
 
 
-def _may_wait(raw: MessageFields) -> bool:
+def _may_wait(message_id: Any, enqueued_at: Any, user_pk: Any, *texts: Any) -> bool:
     """Return whether raw fields are small, and can't change meanwhile."""
     try:
-        size = len("".join((raw.message_id, *raw[3:])))  # Nothing but text can be joined.
+        size = len(message_id) + len("".join(texts))  # Nothing but text can be joined.
     except TypeError:
         return False
-    is_number = type(raw.user_pk) is int or raw.user_pk is None
-    return size <= _SMALL and is_number and type(raw.enqueued_at) is int
+    is_number = user_pk is None or type(user_pk) is int
+    return size <= _SMALL and is_number and type(enqueued_at) is int and type(message_id) is str

@@ -84,7 +84,8 @@ def hop_of(message: Any) -> int:
 
 def attempt_of(message: Any) -> int:
     """Return how many runs of ``message`` came before."""
-    return values.clean_count(message.options.get("retries"), values.MAX_ATTEMPT)
+    attempt = message.options.get("retries")  # Absent on the first attempt.
+    return 0 if attempt is None else values.clean_count(attempt, values.MAX_ATTEMPT)
 
 
 def carried_start(message: Any) -> int | None:
