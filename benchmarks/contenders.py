@@ -65,6 +65,11 @@ _ALL = (
         taskstate={"STORE": "upsert"},
     ),
     Contender(
+        "before-ack",
+        "taskstate.middleware.StateMiddleware",
+        taskstate={"FLUSH_BEFORE_ACK": True},
+    ),
+    Contender(
         "orm",
         "taskstate.middleware.StateMiddleware",
         taskstate={"STORE": "orm"},

@@ -1,7 +1,7 @@
 """Where transitions wait for their flush: the push, and one entry per message.
 
-``push`` is for any thread at any moment and is a single append.  All other methods are for
-the one thread that writes.
+``push`` and ``push_awaited`` are for any thread at any moment, and are a single append.  All other
+methods are for the one thread that writes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from typing import Callable, Iterable
 
 from . import values
+from .threads import Latch
 from .transitions import Status, Transition, newest, status_of
 
 #: How many transitions per pending message may wait to be coalesced while the writer is
@@ -34,7 +35,7 @@ _ROWS_THAT_FIT = MAX_BATCH_BYTES // (_ROW_BYTES + _CHARACTER_BYTES * values.TEXT
 class Entry:
     """What is pending for one message: the fact that wins, and what it was merged from."""
 
-    __slots__ = ("history", "uncertain", "winner")
+    __slots__ = ("history", "latches", "uncertain", "winner")
 
     def __init__(self, transition: Transition) -> None:
         self.winner = transition
@@ -42,6 +43,8 @@ class Entry:
         self.history: tuple[int, ...] = (transition.rank,)
         #: True if an earlier try to write it may have been committed, its answer lost.
         self.uncertain = False
+        #: Of those who wait until this entry is settled.
+        self.latches: tuple[Latch, ...] = ()
 
     @property
     def statuses(self) -> tuple[Status, ...]:
@@ -58,6 +61,13 @@ class Entry:
         self.winner = newest(self.winner, newer.winner)
         for rank in newer.history:
             self._remember(rank)
+        self.latches += newer.latches
+
+    def settle(self) -> None:
+        """Let go of those who wait: nothing more becomes of this entry."""
+        latches, self.latches = self.latches, ()
+        for latch in latches:
+            latch.open()
 
     def size(self) -> int:
         """Return an upper bound for what this entry takes in a statement, in bytes."""
@@ -95,11 +105,14 @@ class Buffer:
         #: Transitions that pushers had to drop, by thread: so nobody needs a lock to count.
         self._shed_by_thread: dict[int, int] = {}
         self._raw: deque[Transition] = deque()
+        self._awaited: deque[tuple[Transition, Latch]] = deque()
         self._entries: dict[str, Entry] = {}
+        #: Whether somebody may be waiting for an entry.
+        self.is_awaited = False
 
     def __len__(self) -> int:
         """How much waits: messages, and transitions that aren't coalesced yet."""
-        return len(self._entries) + len(self._raw)
+        return len(self._entries) + len(self._raw) + len(self._awaited)
 
     @property
     def messages(self) -> int:
@@ -115,7 +128,7 @@ class Buffer:
     @property
     def untouched(self) -> bool:
         """True if nothing was pushed since the last ``absorb``."""
-        return not self._raw
+        return not self._raw and not self._awaited
 
     def push(self, transition: Transition) -> None:
         """Add a fact.  Safe from any thread, and if an exception is injected anywhere in it:
@@ -124,6 +137,11 @@ class Buffer:
         raw.append(transition)
         if len(raw) > RAW_PER_MESSAGE * self.max_pending:
             self._shed()
+
+    def push_awaited(self, transition: Transition, latch: Latch) -> None:
+        """Add a fact that somebody waits for: ``latch`` opens once it is settled.  Such facts are
+        never dropped: there are no more of them than threads."""
+        self._awaited.append((transition, latch))
 
     def _shed(self) -> None:
         try:
@@ -136,24 +154,37 @@ class Buffer:
     def absorb(self) -> int:
         """Coalesce what was pushed so far; return how many transitions that were."""
         absorbed = 0
-        entries = self._entries
         for _ in range(len(self._raw)):
             try:
                 pushed = self._raw.popleft()
             except IndexError:  # A pusher had to shed it.
                 break
-            transition = self._fit(pushed)
-            if transition is None:
-                continue
-            absorbed += 1
-            message_id = transition.fields.message_id
-            entry = entries.get(message_id)
+            absorbed += self._merge(pushed) is not None
+        for _ in range(len(self._awaited)):
+            pushed, latch = self._awaited.popleft()
+            entry = self._merge(pushed)
             if entry is None:
-                entries[message_id] = Entry(transition)
+                latch.open()
             else:
-                entry.add(transition)
+                entry.latches += (latch,)
+                self.is_awaited = True
+                absorbed += 1
         self._drop_oldest()
         return absorbed
+
+    def _merge(self, pushed: Transition) -> Entry | None:
+        """Merge a fact into the entry of its message, and return that; None if it can't be
+        tracked."""
+        transition = self._fit(pushed)
+        if transition is None:
+            return None
+        message_id = transition.fields.message_id
+        entry = self._entries.get(message_id)
+        if entry is None:
+            entry = self._entries[message_id] = Entry(transition)
+        else:
+            entry.add(transition)
+        return entry
 
     def take(self, max_rows: int) -> list[Entry]:
         """Remove and return the oldest entries: at most ``max_rows``, and not more than fit into a
@@ -163,6 +194,8 @@ class Buffer:
             batch = _that_fit(batch)
         for entry in batch:
             del self._entries[entry.winner.fields.message_id]
+        if not self._entries:
+            self.is_awaited = False
         return batch
 
     def put_back(self, batch: Iterable[Entry]) -> None:
@@ -175,12 +208,15 @@ class Buffer:
             else:
                 older.merge(newer)
         self._entries = entries
+        self.is_awaited = any(entry.latches for entry in entries.values())
         self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         excess = len(self._entries) - self.max_pending
         if excess <= 0:
             return
-        for message_id in list(self._entries)[:excess]:
+        nobody_waits = (key for key, entry in self._entries.items() if not entry.latches)
+        oldest = list(itertools.islice(nobody_waits, excess))
+        for message_id in oldest:
             del self._entries[message_id]
-        self._dropped_messages += excess
+        self._dropped_messages += len(oldest)

@@ -34,6 +34,8 @@ class Config:
     max_pending: int = 100_000
     #: How many seconds the last flush of a process may take.
     shutdown_timeout: float = 10.0
+    #: Acknowledge a tracked message only when its final state is committed.
+    flush_before_ack: bool = False
     #: Write each transition at once, in the calling thread: for tests.
     synchronous: bool = False
     #: How rows are written: one of ``STORES``.

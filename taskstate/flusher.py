@@ -186,11 +186,14 @@ class Flusher:
             written = store.write(part)
         finally:
             self._in_flight -= len(part)
+        for entry in part:
+            entry.settle()
         self._succeeded()
         self._count_flush(written, started)
         return written.changes
 
     def _refuse(self, entry: Entry, error: BadDataError) -> None:
+        entry.settle()
         self._succeeded()
         self._stats += Stats(refused=1, last_error=_describe(error))
         logger.error(

@@ -1,17 +1,21 @@
 """``StateMiddleware``: Dramatiq's hooks become transitions.
 
 Hooks only push.  They never touch the database, never raise, never wait, and are repeatable:
-Dramatiq raises exceptions in worker threads between any two bytecodes, in hooks too.
+Dramatiq raises exceptions in worker threads between any two bytecodes, in hooks too.  The exception
+is ``FLUSH_BEFORE_ACK``: there the hooks before an acknowledgement wait for a commit.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
+import time
 from typing import Any, Callable
 
 import dramatiq
 from dramatiq.broker import MessageProxy
+from dramatiq.middleware import MiddlewareError
 
 from . import process, runs
 from .conf import Options
@@ -20,7 +24,14 @@ from .flusher import Flusher
 from .runs import Moment, Run, ThisThread
 from .signals import task_changed
 from .stores import Change, Store
-from .transitions import MAX_HOP, MessageFields, Status, pack_rank, transition_from
+from .transitions import (
+    MAX_HOP,
+    MessageFields,
+    Status,
+    Transition,
+    pack_rank,
+    transition_from,
+)
 from .writer import Writer
 
 __all__ = ["StateMiddleware"]
@@ -29,6 +40,10 @@ logger = logging.getLogger("taskstate")
 
 #: The kwarg that makes a message tracked.
 FOR_STATE = "for_state"
+
+
+class NotCommittedError(MiddlewareError):
+    """Keeps a message from being acknowledged: Dramatiq lets nothing else of a hook through."""
 
 
 def _for_tracked(hook: Callable[..., None]) -> Any:
@@ -60,6 +75,8 @@ def _for_tracked(hook: Callable[..., None]) -> Any:
                     FOR_STATE,
                     type(for_state).__name__,
                 )
+        except NotCommittedError:
+            raise
         except Exception:
             logger.exception(
                 "%s could not track message %s of actor %s; the message itself is processed as "
@@ -83,6 +100,7 @@ class StateMiddleware(dramatiq.Middleware):
       max_batch_size(int): Rows per batch.
       max_pending(int): Messages kept through an outage.
       shutdown_timeout(float): Seconds that the last flush of a process may take.
+      flush_before_ack(bool): Acknowledge a message only when its final state is committed.
       synchronous(bool): Write each transition at once in the calling thread; for tests.
       store(str): How rows are written: "auto", "orm" or "upsert".
 
@@ -97,6 +115,7 @@ class StateMiddleware(dramatiq.Middleware):
         max_batch_size: int | None = None,
         max_pending: int | None = None,
         shutdown_timeout: float | None = None,
+        flush_before_ack: bool | None = None,
         synchronous: bool | None = None,
         store: str | None = None,
     ) -> None:
@@ -105,6 +124,7 @@ class StateMiddleware(dramatiq.Middleware):
             max_batch_size=max_batch_size,
             max_pending=max_pending,
             shutdown_timeout=shutdown_timeout,
+            flush_before_ack=flush_before_ack,
             synchronous=synchronous,
             store=store,
         )
@@ -115,6 +135,8 @@ class StateMiddleware(dramatiq.Middleware):
             watch=process.watch,
         )
         self._this_thread = ThisThread()
+        #: When the worker began to shut down, by the monotonic clock.
+        self._stopping_since: float | None = None
 
     # Enqueueing: in a web process, or in a worker that retries or forwards.
 
@@ -203,12 +225,17 @@ class StateMiddleware(dramatiq.Middleware):
         self._this_thread.leave()
         self._settle(Status.FAILED, message, runs.run_of(proxy, message))
 
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
+        """Let nobody wait for the database without end any more."""
+        self._stopping_since = time.monotonic()
+
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
         """Write what is pending, for a bounded time."""
         try:
             self._writer.stop()
         except Exception:
             logger.exception("The last flush of this worker failed.")
+        self._stopping_since = None
 
     # Where it goes.
 
@@ -231,9 +258,34 @@ class StateMiddleware(dramatiq.Middleware):
             run.started_at = None
         if run.fields is None:
             run.fields = self._fitter.collect(message, message.kwargs[FOR_STATE])
+        # What has not ended didn't run: then this may be the consumer's thread, which mustn't wait.
+        waits = run.ended is not None and self._waits_for_commits()
         moment = run.ended or runs.now()
-        self._push(status, moment, run.hop, run.attempt, run.started_at, run.fields)
+        self._push(status, moment, run.hop, run.attempt, run.started_at, run.fields, waits=waits)
         run.settled = True
+
+    def _waits_for_commits(self) -> bool:
+        config = self._options()
+        return config.flush_before_ack and not config.synchronous
+
+    def _push_and_wait(self, transition: Transition) -> None:
+        """Push, and wait for the commit: as long as it takes, but only for the shutdown timeout
+        when the worker is shutting down."""
+        if not self._writer.push_and_wait(
+            transition, functools.partial(self._left_to_wait, time.monotonic())
+        ):
+            raise NotCommittedError(
+                f"This worker shuts down, and the state {transition.status.value!r} of message "
+                f"{transition.message_id} could not be written within "
+                f"{self._options().shutdown_timeout} seconds. The message is not acknowledged, so "
+                "the broker delivers it again (TASKSTATE['FLUSH_BEFORE_ACK'])."
+            )
+
+    def _left_to_wait(self, since: float) -> float:
+        if self._stopping_since is None:
+            return math.inf
+        end = max(since, self._stopping_since) + self._options().shutdown_timeout
+        return max(0.0, end - time.monotonic())
 
     def _push(  # noqa: PLR0917 - keywords cost a third of the call
         self,
@@ -243,11 +295,18 @@ class StateMiddleware(dramatiq.Middleware):
         attempt: int,
         started_at: int | None,
         fields: MessageFields | None,
+        *,
+        waits: bool = False,
     ) -> None:
-        if fields is not None:
-            time_ms, monotonic = moment
-            rank = pack_rank(status, hop, time_ms)
-            self._writer.push(transition_from((rank, attempt, started_at, monotonic, fields)))
+        if fields is None:
+            return
+        time_ms, monotonic = moment
+        rank = pack_rank(status, hop, time_ms)
+        transition = transition_from((rank, attempt, started_at, monotonic, fields))
+        if waits:
+            self._push_and_wait(transition)
+        else:
+            self._writer.push(transition)
 
 
 def _is_listened() -> bool:

@@ -129,18 +129,40 @@ class Writer:
             return True
         ticket = _Ticket()
         self._tickets.append(ticket)
-        deadline = Deadline(timeout)
+        if self._wait(ticket.latch, Deadline(timeout).left):
+            return True
+        self._forget(ticket)
+        return False
+
+    def push_and_wait(self, transition: Transition, left: Callable[[], float]) -> bool:
+        """Hand over a fact, and wait until it is settled: committed, as a rule, or it lost to a
+        newer one, was cleared or refused.  The thread writes it at once, together with what others
+        wait for.
+
+        Parameters:
+          left(Callable): Returns how many seconds there are still to wait.
+
+        Returns:
+          bool: False if there is no time left: the process is about to end.  It stays pending.
+        """
+        latch = Latch()
+        self._buffer.push_awaited(transition, latch)
+        if self._wait(latch, left):
+            return True
+        self._give_up(self._config().shutdown_timeout)
+        return False
+
+    def _wait(self, latch: Latch, left: Callable[[], float]) -> bool:
         while True:
             # The thread may end while somebody waits: look after it now and then.
-            limit = min(deadline.left(), IDLE_SECONDS)
+            limit = min(left(), IDLE_SECONDS)
             if self._thread is not None:
                 self._doorbell.ring()
             elif not self._start():
                 self._write_here(limit)
-            if ticket.latch.wait(limit):
+            if latch.wait(limit):
                 return True
             if limit == 0:
-                self._forget(ticket)
                 return False
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -149,29 +171,18 @@ class Writer:
 
         Parameters:
           timeout(float): Seconds that it may take; None takes ``shutdown_timeout``, and no time
-            at all if an earlier ``stop`` has waited that long in vain: a worker stops its writer
-            when it shuts down, and then its process does.
+            at all if somebody has waited that long in vain: worker threads wait at their shutdown,
+            then a worker stops its writer, and then its process does.
 
         Returns:
           bool: Whether everything was written.  If not, the thread goes on trying for as
             long as the process lives.
         """
-        gave_up = self._gave_up
         if timeout is None:
-            timeout = 0 if gave_up else self._config().shutdown_timeout
+            timeout = 0 if self._gave_up else self._config().shutdown_timeout
         deadline = Deadline(timeout)
         if not self.flush(timeout):
-            self._gave_up = True
-            if gave_up:
-                return False
-            logger.error(
-                "The states of %d tasks could not be written within %.1f seconds; they are lost "
-                "if this process ends now. Last error: %s. The cure is a database that answers, "
-                "or a longer TASKSTATE['SHUTDOWN_TIMEOUT'].",
-                self.stats().pending,
-                timeout,
-                self.stats().last_error,
-            )
+            self._give_up(timeout)
             return False
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -179,6 +190,22 @@ class Writer:
             self._doorbell.ring()
             thread.join(deadline.left())
         return True
+
+    def _give_up(self, seconds: float) -> None:
+        """Note that the database was waited for in vain, and say so unless that was said."""
+        if self._gave_up:
+            return
+        self._gave_up = True
+        stats = self.stats()
+        logger.error(
+            "The states of %d tasks could not be written within %.1f seconds; they are lost if "
+            "this process ends now, but for those whose messages wait to be acknowledged "
+            "(TASKSTATE['FLUSH_BEFORE_ACK']): the broker delivers these again. Last error: %s. "
+            "The cure is a database that answers, or a longer TASKSTATE['SHUTDOWN_TIMEOUT'].",
+            stats.pending,
+            seconds,
+            stats.last_error,
+        )
 
     def stats(self) -> Stats:
         """Return what this writer has done so far."""
@@ -283,7 +310,11 @@ class Writer:
         pause = self._backoff.delay(now)
         if pause > 0:
             return pause
-        if self._is_ending() or self._bucket.take(now, config.flush_interval):
+        if (
+            self._is_ending()
+            or self._buffer.is_awaited
+            or self._bucket.take(now, config.flush_interval)
+        ):
             self._flush_everything()
         else:
             self._flusher.full_batches(config.max_batch_size)

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment(alias, **more):
-    """Return the environment of a process of the demo project, on the tests' tables."""
+    """Return the environment of a process of the demo project, on the tests' tables in the
+    database ``alias``; ``more`` comes on top."""
     return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "benchmarks.project.settings",
@@ -26,11 +27,11 @@ def environment(alias, **more):
     }
 
 
-def run_script(code, alias, **more):
+def run_script(code, env):
     """Run a script to its end; return what it printed."""
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=environment(alias, **more),
+        env=env,
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import abc
 import logging
+import math
+import threading
 import time
-from typing import Callable, Iterator, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Sequence, TypeVar
 
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 from .. import conf
 from ..buffer import Entry
@@ -22,6 +25,10 @@ Item = TypeVar("Item")
 #: How often a batch is tried at once when another writer was in the way.
 TRIES = 4
 
+#: While all goes well, a busy writer looks after its connections this often: a look at them costs
+#: a tenth of a small flush.
+TIDY_SECONDS = 1.0
+
 
 class DatabaseStore(abc.ABC):
     """Writes batches through one of Django's connections.
@@ -33,6 +40,9 @@ class DatabaseStore(abc.ABC):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._connections: list[BaseDatabaseWrapper] = []
+        self._tidy_again_at = -math.inf
+        self._thread = threading.get_ident()
+        connection_created.connect(self._note_connection)
 
     @abc.abstractmethod
     def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
@@ -44,6 +54,7 @@ class DatabaseStore(abc.ABC):
         try:
             return self._write_despite_conflicts(connection, batch)
         except Exception as error:
+            self._tidy_again_at = -math.inf
             if is_bad_data(error):
                 raise BadDataError(str(error)) from error
             raise
@@ -66,11 +77,16 @@ class DatabaseStore(abc.ABC):
         return connections[conf.tasks_database()].in_atomic_block
 
     def tidy(self) -> None:
-        """Close connections that are broken, or older than ``CONN_MAX_AGE``.
+        """Close connections that are broken, or older than ``CONN_MAX_AGE``: after a failure, when
+        there is a new one, and else now and then.
 
         What is to be closed at once (0) is kept for as long as the writer is busy: to connect
         can cost more than the flush itself.
         """
+        now = self._clock()
+        if now < self._tidy_again_at:
+            return
+        self._tidy_again_at = now + TIDY_SECONDS
         for connection in _connections_of_this_thread():
             if connection.settings_dict["CONN_MAX_AGE"] == 0:
                 connection.close_at = None
@@ -82,12 +98,17 @@ class DatabaseStore(abc.ABC):
         for connection in _connections_of_this_thread():
             if connection.settings_dict["CONN_MAX_AGE"] == 0:
                 connection.close()
+        self._tidy_again_at = -math.inf
         self.tidy()
 
     def close(self) -> None:
         """Close the connections of this thread, receivers' included."""
         connections.close_all()
         self._connections = []
+
+    def _note_connection(self, **_: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._tidy_again_at = -math.inf
 
 
 def in_portions(items: Sequence[Item], connection: BaseDatabaseWrapper) -> Iterator[Sequence[Item]]:

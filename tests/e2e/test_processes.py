@@ -1,34 +1,22 @@
 """Several processes: at once, forked, ending at once, under gevent, with rundramatiq."""
 
 import importlib.util
-import json
-import signal
 import subprocess
 import sys
 import threading
-import time
-import uuid
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import close_old_connections, transaction
+from django.db import transaction
 
 import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
 from tests import servers
-from tests.conftest import LIMIT_SECONDS, need, use_database
+from tests.conftest import LIMIT_SECONDS, use_database
 from tests.factories import make_id, make_transition
 from tests.processes import ROOT, SecondProcess, environment, run_script
-
-SETUP = """
-import django
-django.setup()
-import logging
-logging.basicConfig()
-import os, sys, taskstate
-from benchmarks.project import tasks
-"""
+from tests.workers import SETUP, Rundramatiq, counts, queue_of_its_own, send, wait_until
 
 
 def statuses():
@@ -69,7 +57,9 @@ def test_two_processes_write_the_same_messages(server_database, stores):
 
 def test_a_script_that_ends_right_after_sending(database):
     """The last flush happens at exit."""
-    run_script(SETUP + "tasks.succeed.send(for_state={'description': 'script'})", database)
+    run_script(
+        SETUP + "tasks.succeed.send(for_state={'description': 'script'})", environment(database)
+    )
 
     assert statuses() == [("script", "enqueued")]
 
@@ -78,7 +68,7 @@ def test_a_script_that_ends_with_an_exception(sqlite):
     """What was tracked before it is written all the same."""
     code = SETUP + "tasks.succeed.send(for_state={'description': 'script'})\nraise KeyError('x')"
     with pytest.raises(AssertionError, match="KeyError: 'x'"):
-        run_script(code, sqlite)
+        run_script(code, environment(sqlite))
 
     assert statuses() == [("script", "enqueued")]
 
@@ -135,7 +125,7 @@ assert taskstate.stats().rows_written == 3
 def test_fork(end, database):
     """A child starts its own thread, drops what it inherited, and doesn't end the parent's
     connection when it ends."""
-    run_script(FORK.replace("{end}", end), database)
+    run_script(FORK.replace("{end}", end), environment(database))
 
     assert statuses() == [
         ("after", "enqueued"),
@@ -151,7 +141,7 @@ def test_nothing_is_left_for_the_thread_to_import(sqlite):
         SETUP
         + "assert 'taskstate.stores.orm' in sys.modules\n"
         + "assert 'django.db.backends.sqlite3.base' in sys.modules\n",
-        sqlite,
+        environment(sqlite),
     )
 
 
@@ -177,7 +167,7 @@ for child in children:
 
 def test_multiprocessing(database):
     """A child flushes at its exit, where atexit's handlers don't run before Python 3.13."""
-    run_script(MULTIPROCESSING, database)
+    run_script(MULTIPROCESSING, environment(database))
 
     assert statuses() == [(f"child {n}", "enqueued") for n in range(3)] + [("parent", "enqueued")]
 
@@ -204,99 +194,11 @@ def test_a_user_of_a_transaction_that_is_open_or_rolled_back(database):
         Task.objects.get(pk=make_id(2)).user  # noqa: B018
 
 
-class Rundramatiq:
-    """Real workers: ``manage.py rundramatiq``, stopped with SIGTERM."""
-
-    def __init__(self, env, *options):
-        self.log = (servers.FOLDER / "workers.log").open("a+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "django", "rundramatiq", *options],
-            env=env,
-            cwd=ROOT,
-            stdout=self.log,
-            stderr=self.log,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.stop()
-        self.log.close()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            assert self.process.wait(LIMIT_SECONDS * 2) == 0
-        finally:
-            self.process.kill()
-            self.process.wait()
-
-
-SEND = (
-    SETUP
-    + """
-for number in range({succeed}):
-    tasks.succeed.send(for_state={'description': f'succeed {number}'})
-for number in range({fail_once}):
-    tasks.fail_once.send(1, for_state={'description': f'fail_once {number}'})
-for number in range({fail_for_good}):
-    tasks.fail_for_good.send(for_state={'description': f'fail_for_good {number}'})
-"""
-)
-
-
-def send(env, alias, **numbers):
-    code = SEND
-    for name in ("succeed", "fail_once", "fail_for_good"):
-        code = code.replace("{%s}" % name, str(numbers.get(name, 0)))  # noqa: UP031
-    run_script(code, alias, BROKER=env["BROKER"], DEMO_QUEUE=env["DEMO_QUEUE"])
-
-
-def wait_until(condition, limit=LIMIT_SECONDS * 4):
-    """Look into the table until it is so; other processes can't set an Event here."""
-    deadline = time.monotonic() + limit
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not after {limit} seconds: {counts()}"
-        pause.wait(0.05)
-        close_old_connections()
-
-
-def counts():
-    found = {}
-    for status in Task.objects.values_list("status", flat=True):
-        found[status] = found.get(status, 0) + 1
-    return found
-
-
 @pytest.fixture(params=["redis", "rabbitmq"])
 def queue_env(request):
     """The environment for a real broker, with a queue of this test's own."""
-    need(request.param)
-    queue = f"taskstate-tests-{uuid.uuid4().hex[:8]}"
-    # A worker that stops leaves some messages to be given back by Redis's maintenance, which runs
-    # now and then for workers that were last heard of a minute ago: here it runs often, and soon.
-    options = {"heartbeat_timeout": 5000, "maintenance_chance": 100_000}
-    yield {
-        "BROKER": servers.url(request.param),
-        "DEMO_BROKER_OPTIONS": json.dumps(options if request.param == "redis" else {}),
-        "DEMO_QUEUE": queue,
-    }
-    if request.param == "redis":
-        import redis
-
-        client = redis.Redis.from_url(servers.url("redis"))
-        for key in client.scan_iter(f"dramatiq:*{queue}*"):
-            client.delete(key)
-        client.close()
-    else:
-        import pika
-
-        with pika.BlockingConnection(pika.URLParameters(servers.url("rabbitmq"))) as connection:
-            for name in (queue, f"{queue}.DQ", f"{queue}.XQ"):
-                connection.channel().queue_delete(name)
+    with queue_of_its_own(request.param) as env:
+        yield env
 
 
 @pytest.fixture(params=servers.DATABASES[1:])
@@ -310,7 +212,7 @@ def test_sigterm_in_mid_work(queue_env, worker_database):
     and right."""
     env = environment(worker_database, **queue_env)
     numbers = {"succeed": 1700, "fail_once": 200, "fail_for_good": 100}
-    send(env, worker_database, **numbers)
+    send(env, **numbers)
     assert counts() == {"enqueued": 2000}
 
     options = ["--processes", "2", "--threads", "4"]
@@ -337,7 +239,7 @@ def test_gevent_workers(queue_env, worker_database):
     """``rundramatiq --use-gevent``: the same rows."""
     assert importlib.util.find_spec("gevent"), "gevent belongs to what the tests need"
     env = environment(worker_database, **queue_env)
-    send(env, worker_database, succeed=200, fail_once=20, fail_for_good=10)
+    send(env, succeed=200, fail_once=20, fail_for_good=10)
     with Rundramatiq(env, "--use-gevent", "--processes", "1", "--threads", "20"):
         wait_until(lambda: Task.objects.finished().count() == 230)
 

@@ -1,22 +1,39 @@
 """How long the writer's thread keeps its connection."""
 
-import pytest
-from django.db import connections
+import time
 
-from taskstate.stores.base import DatabaseStore
+import pytest
+from django.db import OperationalError, connections
+
+from taskstate.stores.base import TIDY_SECONDS, DatabaseStore
 from tests.factories import make_entry, make_transition
 from tests.stores.test_contract import STORES
 
 
+class Clock:
+    """Monotonic time that passes when it is told to."""
+
+    def __init__(self):
+        self.now = time.monotonic()
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
 @pytest.fixture(params=STORES)
-def written_through(request, database, monkeypatch):
+def written_through(request, database, monkeypatch, clock):
     """A connection that a store has just written through, with the age that a test gives it."""
     connection = connections[database]
     connection.close()
 
     def written(age):
         monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", age)
-        store = request.param()
+        store = request.param(clock)
         store.write([make_entry(make_transition())])
         store.tidy()
         return store, connection
@@ -56,10 +73,11 @@ def test_at_rest_it_keeps_what_may_be_kept(written_through, age):
 
 
 @pytest.mark.parametrize("step", [DatabaseStore.tidy, DatabaseStore.rest])
-def test_an_old_connection_is_closed(written_through, step):
+def test_an_old_connection_is_closed(written_through, step, clock):
     """When it is older than CONN_MAX_AGE, busy or not."""
     store, kept = written_through(3600)
     kept.close_at = 0.0
+    clock.now += TIDY_SECONDS
     step(store)
 
     assert kept.connection is None
@@ -68,8 +86,26 @@ def test_an_old_connection_is_closed(written_through, step):
 def test_a_broken_connection_is_closed_at_once(written_through, monkeypatch):
     """The next try connects anew."""
     store, kept = written_through(0)
-    kept.errors_occurred = True
+
+    def fail(connection, batch):
+        connection.errors_occurred = True
+        raise OperationalError("the server closed the connection unexpectedly")
+
+    monkeypatch.setattr(store, "_write_once", fail)
     monkeypatch.setattr(kept, "is_usable", lambda: False)
+    with pytest.raises(OperationalError):
+        store.write([make_entry(make_transition(hop=2))])
+    store.tidy()
+
+    assert kept.connection is None
+
+
+def test_a_connection_that_a_receiver_opens_is_looked_after(written_through):
+    """At once, not when it is next due: it may be too old, or a fork may follow."""
+    store, kept = written_through(3600)
+    kept.close()
+    kept.ensure_connection()
+    kept.close_at = 0.0
     store.tidy()
 
     assert kept.connection is None

@@ -1,0 +1,72 @@
+"""What drills share: servers of their own, the database under test, and what they report."""
+
+import os
+
+import pytest
+from django.core.management import call_command
+from django.db import connections
+
+from tests.conftest import stop_writers
+from tests.faults import private
+
+#: What the drills have found, for the summary: (name of the test, text).
+REPORTS = []
+
+#: Whether drills take as long as they may: a night, not a coffee break.
+NIGHTLY = os.environ.get("TASKSTATE_FAULTS") == "nightly"
+
+ALIAS = "drill"
+DATABASE = "drill"
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("what the drills found")
+    for name, text in REPORTS:
+        terminalreporter.write_line(f"{name}: {text}")
+
+
+@pytest.fixture
+def report(request):
+    """Say what a drill did and found: at once, and in the summary."""
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    name = request.node.name
+
+    def say(text):
+        REPORTS.append((name, text))
+        terminal.write_line(f"  {name}: {text}")
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL of the drills' own."""
+    with private.Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb():
+    """A MariaDB of the drills' own."""
+    with private.MariaDb() as server:
+        yield server
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def server(request):
+    """Each server of the drills' own, in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def drilled(server, settings, django_db_setup, django_db_blocker):
+    """A migrated database on ``server``, which this process reads by the ORM; its URL."""
+    with private.database_on(server, DATABASE) as url, django_db_blocker.unblock():
+        connections.settings[ALIAS] = private.settings_of(url)
+        settings.DRAMATIQ_TASKS_DATABASE = ALIAS
+        call_command("migrate", database=ALIAS, verbosity=0)
+        yield url
+        stop_writers()
+        connections[ALIAS].close()
+        del connections[ALIAS]
+        del connections.settings[ALIAS]

@@ -1,0 +1,143 @@
+"""Real workers, ``rundramatiq``, on a queue of a test's own."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+
+from django.db import close_old_connections
+
+from taskstate.models import Task
+from tests import servers
+from tests.conftest import LIMIT_SECONDS, need
+from tests.processes import ROOT, run_script
+
+SETUP = """
+import django
+django.setup()
+import logging
+logging.basicConfig()
+import os, sys, taskstate
+from benchmarks.project import tasks
+"""
+
+SEND = (
+    SETUP
+    + """
+for number in range({succeed}):
+    tasks.succeed.send(for_state={'description': f'succeed {number}'})
+for number in range({fail_once}):
+    tasks.fail_once.send(1, for_state={'description': f'fail_once {number}'})
+for number in range({fail_for_good}):
+    tasks.fail_for_good.send(for_state={'description': f'fail_for_good {number}'})
+"""
+)
+
+
+def send(env, **numbers):
+    """Send so many messages of each kind from a process of their own."""
+    code = SEND
+    for name in ("succeed", "fail_once", "fail_for_good"):
+        code = code.replace("{%s}" % name, str(numbers.get(name, 0)))  # noqa: UP031
+    run_script(code, env)
+
+
+class Rundramatiq:
+    """Real workers: ``manage.py rundramatiq``, stopped with SIGTERM.
+
+    Parameters:
+      env(dict): The environment, from ``processes.environment``.
+      options(str): Of the command: ``"--processes", "2"``.
+    """
+
+    def __init__(self, env, *options):
+        self.log = tempfile.TemporaryFile("w+", dir=servers.FOLDER)  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "django", "rundramatiq", *options],
+            env=env,
+            cwd=ROOT,
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        try:
+            self.stop()
+        finally:
+            self.log.close()
+
+    def stop(self):
+        """Stop them as a service manager would, and wait for that."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            assert self.process.wait(LIMIT_SECONDS * 2) == 0, self.output()[-4000:]
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def output(self):
+        """Return what they have logged so far."""
+        # Not by seek: the file's position is theirs as well.
+        return os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, 0).decode()
+
+
+def wait_until(condition, limit=LIMIT_SECONDS * 4):
+    """Look into the table until it is so; other processes can't set an Event here."""
+    deadline = time.monotonic() + limit
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"not after {limit} seconds: {counts()}"
+        pause.wait(0.05)
+        close_old_connections()
+
+
+def counts():
+    found = {}
+    for status in Task.objects.values_list("status", flat=True):
+        found[status] = found.get(status, 0) + 1
+    return found
+
+
+@contextlib.contextmanager
+def queue_of_its_own(kind):
+    """Return the environment for a broker, ``"redis"`` or ``"rabbitmq"``, with a new queue; remove
+    that in the end."""
+    need(kind)
+    queue = f"taskstate-tests-{uuid.uuid4().hex[:8]}"
+    # A worker that stops leaves some messages to be given back by Redis's maintenance, which runs
+    # now and then for workers that were last heard of a minute ago: here it runs often, and soon.
+    options = {"heartbeat_timeout": 5000, "maintenance_chance": 100_000}
+    try:
+        yield {
+            "BROKER": servers.url(kind),
+            "DEMO_BROKER_OPTIONS": json.dumps(options if kind == "redis" else {}),
+            "DEMO_QUEUE": queue,
+        }
+    finally:
+        _remove(kind, queue)
+
+
+def _remove(kind, queue):
+    if kind == "redis":
+        import redis
+
+        client = redis.Redis.from_url(servers.url("redis"))
+        for key in client.scan_iter(f"dramatiq:*{queue}*"):
+            client.delete(key)
+        client.close()
+    else:
+        import pika
+
+        with pika.BlockingConnection(pika.URLParameters(servers.url("rabbitmq"))) as connection:
+            for name in (queue, f"{queue}.DQ", f"{queue}.XQ"):
+                connection.channel().queue_delete(name)
