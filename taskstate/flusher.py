@@ -98,7 +98,9 @@ class Flusher:
         self._news: deque[Change] = deque()
         self._announcing = False
         self._is_outage = False
-        self._report_drops_at = 1
+        self._is_dropping = False
+        # How many facts were dropped until the last time that this was over.
+        self._dropped_before = 0
 
     def absorb(self) -> None:
         """Coalesce what was pushed, and tell of what had to be dropped."""
@@ -225,26 +227,27 @@ class Flusher:
         self.backoff.succeeded()
         if self._is_outage:
             self._is_outage = False
-            dropped = self.buffer.dropped
-            self._report_drops_at = dropped + 1
             logger.warning(
-                "Task states are written again; %s messages still wait, and %s states were "
-                "dropped since this process began.",
-                f"{len(self.buffer):,}",
-                f"{dropped:,}",
+                "Task states are written again; %s messages still wait.", f"{len(self.buffer):,}"
+            )
+        if self._is_dropping and len(self.buffer) <= self.buffer.max_pending // 2:
+            self._is_dropping = False
+            dropped = self.buffer.dropped - self._dropped_before
+            self._dropped_before = self.buffer.dropped
+            logger.warning(
+                "There is room again for task states; %s were dropped meanwhile.", f"{dropped:,}"
             )
 
     def _report_drops(self) -> None:
-        dropped = self.buffer.dropped
-        if dropped < self._report_drops_at:
+        """Tell that states are dropped: when it begins, and no more until it is over."""
+        if self._is_dropping or self.buffer.dropped == self._dropped_before:
             return
-        # A line per doubling: an hour of drops is a screen of log, not a disk of it.
-        self._report_drops_at = 2 * dropped
+        self._is_dropping = True
         logger.error(
-            "More than %s messages wait to be written, so the oldest states are dropped: %s so "
-            "far. The cure is a database that answers, or a higher TASKSTATE['MAX_PENDING'].",
+            "More than %s messages wait to be written, so the oldest states are dropped. The cure "
+            "is a database that answers, or a higher TASKSTATE['MAX_PENDING']. This is logged "
+            "once, and how many there were when it is over.",
             f"{self.buffer.max_pending:,}",
-            f"{dropped:,}",
         )
 
     def _count_flush(self, written: Written, started: float) -> None:

@@ -15,7 +15,15 @@ BURST = 6
 _ROUNDING = 1e-6
 
 MIN_BACKOFF_SECONDS = 0.1
-MAX_BACKOFF_SECONDS = 30.0
+#: The longest pause is two intervals, held between these: an outage costs the database no more
+#: tries than its normal load has flushes, and rows are right soon after its return.
+MAX_BACKOFF_SECONDS = (1.0, 30.0)
+
+
+def longest_backoff(interval: float) -> float:
+    """Return how many seconds may lie between two tries, where flushes are ``interval`` apart."""
+    shortest, longest = MAX_BACKOFF_SECONDS
+    return min(max(2 * interval, shortest), longest)
 
 
 class TokenBucket:
@@ -48,8 +56,8 @@ class TokenBucket:
 
 
 class Backoff:
-    """Doubles the pause with every failure in a row, up to a cap, and jitters it so that a
-    hundred workers don't come back to a database in the same instant.
+    """Doubles the pause with every failure in a row, up to ``longest`` seconds, and jitters it so
+    that a hundred workers don't come back to a database in the same instant.
 
     Parameters:
       random(Callable): Returns a float from 0 to 1.
@@ -57,12 +65,13 @@ class Backoff:
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
+        self.longest = MAX_BACKOFF_SECONDS[0]
         self._failures = 0
         self._retry_at = float("-inf")
 
     def failed(self, now: float) -> None:
         """Note a failure: the next try is due after a pause."""
-        pause = min(MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS * 2 ** min(self._failures, 20))
+        pause = min(self.longest, MIN_BACKOFF_SECONDS * 2 ** min(self._failures, 20))
         self._failures += 1
         self._retry_at = now + pause * (0.5 + self._random() / 2)
 

@@ -17,7 +17,7 @@ from typing import Callable
 from . import conf
 from .conf import Config
 from .flusher import Flusher, Stats
-from .pacing import TokenBucket
+from .pacing import TokenBucket, longest_backoff
 from .stores import Store
 from .threads import Deadline, Doorbell, Latch
 from .transitions import Transition
@@ -301,6 +301,7 @@ class Writer:
         """
         config = self._config()
         self._buffer.max_pending = config.max_pending
+        self._backoff.longest = longest_backoff(config.flush_interval)
         self._flusher.absorb()
         if self._tickets:
             self._serve_tickets()

@@ -11,6 +11,7 @@ from taskstate.buffer import (
     Buffer,
 )
 from taskstate.conf import Config
+from taskstate.threads import Latch
 from taskstate.transitions import Status
 from taskstate.values import TEXT_LENGTH
 from tests.factories import START, make_entry, make_id, make_transition
@@ -192,3 +193,87 @@ def test_an_entry_begins_with_one_fact():
     entry = make_entry(make_transition(Status.RUNNING))
 
     assert entry.statuses == (Status.RUNNING,)
+
+
+# Facts that somebody waits for.
+
+
+def is_open(latch):
+    return latch.wait(0)
+
+
+def awaited(buffer, transition):
+    latch = Latch()
+    buffer.push_awaited(transition, latch)
+    return latch
+
+
+def test_an_awaited_fact_is_merged_like_any_other():
+    """It counts as pending before it is absorbed, and its latch stays with its entry."""
+    buffer = Buffer(10, fit=as_it_is)
+    buffer.push(make_transition(Status.RUNNING))
+    latch = awaited(buffer, make_transition(Status.DONE))
+    assert len(buffer) == 2
+    assert not buffer.untouched
+
+    assert buffer.absorb() == 2
+    assert buffer.is_awaited
+    (entry,) = buffer.take(MANY)
+
+    assert entry.winner.status is Status.DONE
+    assert not buffer.is_awaited
+    assert not is_open(latch)
+    entry.settle()
+    assert is_open(latch)
+
+
+def test_a_message_may_be_awaited_twice():
+    """Two runs of it at once, after a crash: both are let go, even if a write failed between."""
+    buffer = Buffer(10, fit=as_it_is)
+    first = awaited(buffer, make_transition(Status.DONE))
+    buffer.absorb()
+    batch = buffer.take(MANY)
+    second = awaited(buffer, make_transition(Status.DONE, hop=2))
+    buffer.absorb()
+    buffer.put_back(batch)
+    assert buffer.is_awaited
+
+    (entry,) = buffer.take(MANY)
+    entry.settle()
+
+    assert is_open(first)
+    assert is_open(second)
+
+
+def test_what_is_put_back_is_still_awaited():
+    """A failed write lets nobody go."""
+    buffer = Buffer(10, fit=as_it_is)
+    latch = awaited(buffer, make_transition(Status.DONE))
+    buffer.absorb()
+    buffer.put_back(buffer.take(MANY))
+
+    assert buffer.is_awaited
+    assert not is_open(latch)
+
+
+def test_who_waits_for_what_can_not_be_tracked_is_let_go():
+    """There will never be a row."""
+    buffer = Buffer(10, fit=lambda transition: None)
+    latch = awaited(buffer, make_transition(Status.DONE))
+
+    assert buffer.absorb() == 0
+    assert is_open(latch)
+    assert not buffer.is_awaited
+
+
+def test_what_is_awaited_is_never_dropped():
+    """The message would be acknowledged without its state: others go first."""
+    buffer = Buffer(2, fit=as_it_is)
+    latches = [awaited(buffer, make_transition(message_id=make_id(n))) for n in range(3)]
+    for number in range(3, 6):
+        buffer.push(make_transition(message_id=make_id(number)))
+    buffer.absorb()
+
+    assert ids(buffer.take(MANY)) == [make_id(n) for n in range(3)]
+    assert buffer.dropped == 3
+    assert not any(map(is_open, latches))

@@ -71,7 +71,7 @@ def test_a_lost_answer_counts_as_uncertain(bench):
 
 
 def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
-    """At MAX_PENDING the oldest go, counted, with a line per doubling."""
+    """At MAX_PENDING the oldest go, counted; a line tells when that begins."""
     bench.store.error = Outage()
     for number in range(150):
         bench.push(number)
@@ -79,30 +79,48 @@ def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
 
     assert bench.writer.stats().pending == 100
     assert bench.writer.stats().dropped == 50
-    drops = [record.message for record in caplog.records if "are dropped" in record.message]
-    assert "1 so far" in drops[0]
-    assert "MAX_PENDING" in drops[0]
-    assert len(drops) == 6  # 1, 2, 4, 8, 16, 32
+    (line,) = dropping(caplog)
+    assert "More than 100 messages wait" in line
+    assert "MAX_PENDING" in line
 
 
-def test_each_outage_tells_of_its_own_drops(bench, caplog):
-    """Even if it drops fewer than the one before; and its end tells how many there were."""
-    bench.store.error = Outage()
-    for number in range(150):
-        bench.push(number)
+def test_a_line_tells_how_many_were_dropped_when_that_is_over(bench, caplog):
+    """Each time for itself, and not before half of the room is free again."""
+    for pushed, dropped in [(150, "50"), (101, "1")]:
+        caplog.clear()
+        bench.store.error = Outage()
+        for number in range(pushed):
+            bench.push(number)
+            bench.writer.step()
+        assert len(dropping(caplog)) == 1
+        bench.store.error = None
+        fail_after_batches(bench.store, 4)
+        bench.now += 60
         bench.writer.step()
-    bench.store.error = None
-    bench.now += 60
-    bench.writer.step()
-    assert "50 states were dropped" in caplog.records[-1].message
-    caplog.clear()
-
-    bench.store.error = Outage()
-    for number in range(101):
-        bench.push(number)
+        assert bench.writer.stats().pending == 60
+        assert len(dropping(caplog)) == 1
+        bench.store.on_write = lambda: None
+        bench.store.error = None
+        bench.now += 60
         bench.writer.step()
 
-    assert [r.message for r in caplog.records if "51 so far" in r.message]
+        assert dropping(caplog)[1:] == [
+            f"There is room again for task states; {dropped} were dropped meanwhile."
+        ]
+
+
+def dropping(caplog):
+    return [r.message for r in caplog.records if "dropped" in r.message]
+
+
+def fail_after_batches(store, number):
+    last = store.tries + number
+
+    def fail():
+        if store.tries > last:
+            store.error = Outage()
+
+    store.on_write = fail
 
 
 def test_one_bad_row_stays_one_bad_row(bench, caplog):

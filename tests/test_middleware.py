@@ -1,6 +1,7 @@
 """The hooks by themselves: what they push, and that they cost and break nothing."""
 
 import logging
+import math
 import threading
 import uuid
 
@@ -10,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import MiddlewareError
 
 from taskstate import middleware as module
 from taskstate.middleware import StateMiddleware
@@ -294,3 +296,107 @@ def test_the_default_key_of_users(settings, django_db_setup, django_db_blocker):
     if "postgres" in settings.DATABASES:
         with use_database("postgres", settings, django_db_blocker):
             assert module.Fitter()._user_key().greatest == 2**31 - 1
+
+
+# FLUSH_BEFORE_ACK.
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """The facts that a hook waits for; it is told that they are committed."""
+    facts = []
+    monkeypatch.setattr(
+        module.Writer, "push_and_wait", lambda writer, fact, left: facts.append(fact) or True
+    )
+    return facts
+
+
+def end(state, broker, ack, **outcome):
+    """Let a message run, and acknowledge or reject it."""
+    proxy = MessageProxy(make_message({}))
+    state.before_process_message(broker, proxy)
+    state.after_process_message(broker, proxy, **outcome)
+    getattr(state, ack)(broker, proxy)
+    return proxy
+
+
+@pytest.mark.parametrize(
+    ("ack", "outcome", "status"),
+    [
+        ("before_ack", {"result": 7}, Status.DONE),
+        ("before_ack", {"exception": TimeoutError()}, Status.FAILED),
+        ("before_nack", {"exception": TimeoutError()}, Status.FAILED),
+    ],
+)
+def test_final_states_are_waited_for(ack, outcome, status, broker, pushed, waited):
+    """Once, however often the broker is asked to acknowledge."""
+    state = StateMiddleware(flush_before_ack=True)
+    proxy = end(state, broker, ack, **outcome)
+    getattr(state, ack)(broker, proxy)
+
+    assert [fact.status for fact in pushed] == [Status.RUNNING]
+    assert [fact.status for fact in waited] == [status]
+
+
+def test_a_retry_is_not_waited_for(broker, pushed, waited):
+    """The message is on the queue again: its next run tells how it ends."""
+    state = StateMiddleware(flush_before_ack=True)
+    proxy = MessageProxy(make_message({}))
+    state.before_process_message(broker, proxy)
+    retry = proxy._message.copy(options={"retries": 1})
+    state.before_enqueue(broker, retry, 100)
+    state.after_enqueue(broker, retry, 100)
+    state.after_process_message(broker, proxy, exception=TimeoutError())
+    state.before_ack(broker, proxy)
+
+    assert [fact.status for fact in pushed] == [Status.RUNNING, Status.DELAYED]
+    assert waited == []
+
+
+def test_the_consumer_thread_never_waits(broker, pushed, waited):
+    """A delayed copy's ack and an unknown actor's nack: waiting there stalls heartbeats."""
+    state = StateMiddleware(flush_before_ack=True)
+    state.before_ack(broker, MessageProxy(make_message({})))
+    state.before_nack(broker, MessageProxy(make_message({})))
+
+    assert [fact.status for fact in pushed] == [Status.FAILED]
+    assert waited == []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"flush_before_ack": False}, {"flush_before_ack": True, "synchronous": True}]
+)
+def test_nobody_waits_unless_it_is_asked_for(options, broker, pushed, waited):
+    """And with SYNCHRONOUS the state is written already."""
+    end(StateMiddleware(**options), broker, "before_ack", result=None)
+
+    assert [fact.status for fact in pushed] == [Status.RUNNING, Status.DONE]
+    assert waited == []
+
+
+def test_a_shutdown_ends_the_waiting(broker, pushed, monkeypatch):
+    """By the one kind of error that Dramatiq lets through, so that the message is not
+    acknowledged; the broker delivers it again."""
+    monkeypatch.setattr(module.Writer, "push_and_wait", lambda writer, fact, left: False)
+    state = StateMiddleware(flush_before_ack=True)
+    with pytest.raises(MiddlewareError, match=r"'done' of message .* could not be written within"):
+        end(state, broker, "before_ack", result=None)
+
+
+def test_how_long_is_waited(broker, monkeypatch):
+    """For ever; in a shutdown for its timeout, from the shutdown or from the end of the work."""
+    now = 1000.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    state = StateMiddleware(shutdown_timeout=10)
+    assert state._left_to_wait(since=900) == math.inf
+
+    state.before_worker_shutdown(broker, None)
+    assert state._left_to_wait(since=900) == 10
+    now = 1009.0
+    assert state._left_to_wait(since=900) == 1
+    assert state._left_to_wait(since=1008) == 9
+    now = 1020.0
+    assert state._left_to_wait(since=900) == 0
+
+    state.after_worker_shutdown(broker, None)
+    assert state._left_to_wait(since=900) == math.inf

@@ -2,7 +2,13 @@
 
 import pytest
 
-from taskstate.pacing import BURST, MAX_BACKOFF_SECONDS, MIN_BACKOFF_SECONDS, Backoff, TokenBucket
+from taskstate.pacing import (
+    BURST,
+    MIN_BACKOFF_SECONDS,
+    Backoff,
+    TokenBucket,
+    longest_backoff,
+)
 
 
 def test_a_quiet_writer_flushes_at_once_and_a_busy_one_once_per_interval():
@@ -49,13 +55,22 @@ def test_an_interval_of_zero_sets_no_limit():
 def test_the_backoff_doubles_up_to_its_cap():
     """It never grows beyond the cap, however long the outage."""
     backoff = Backoff(lambda: 1.0)
+    backoff.longest = 7.0
     pauses = []
     for _ in range(2000):
         backoff.failed(0)
         pauses.append(backoff.delay(0))
 
     assert pauses[:3] == pytest.approx([MIN_BACKOFF_SECONDS * 2**n for n in range(3)])
-    assert max(pauses) == pauses[-1] == MAX_BACKOFF_SECONDS
+    assert max(pauses) == pauses[-1] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("interval", "longest"), [(0, 1.0), (0.5, 1.0), (2, 4.0), (15, 30.0), (3600, 30.0)]
+)
+def test_the_cap_is_two_intervals(interval, longest):
+    """Rows are right soon after the database's return, by what the site calls soon."""
+    assert longest_backoff(interval) == longest
 
 
 @pytest.mark.parametrize(("random", "part"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])

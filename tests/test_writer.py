@@ -2,12 +2,16 @@
 
 import inspect
 import logging
+import math
 import threading
 
 import pytest
 
 import taskstate.writer as writer_module
 from taskstate.conf import Config
+from taskstate.pacing import BURST
+from taskstate.threads import Deadline, Latch
+from taskstate.transitions import Status
 from taskstate.writer import Writer
 from tests.bench import Outage
 from tests.conftest import LIMIT_SECONDS
@@ -458,3 +462,124 @@ def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
     assert bench.writer._step_safely() > 0
     assert bench.writer.stats().pending == 1
     assert "ZeroDivisionError" in caplog.text
+
+
+# Waiting for a commit.
+
+
+def for_ever():
+    return math.inf
+
+
+class Waiter:
+    """A worker thread that waits for the commit of one fact."""
+
+    def __init__(self, bench, number, left=for_ever):
+        self.answer = None
+        self._fact = make_transition(Status.DONE, message_id=make_id(number))
+        self._work = lambda: setattr(self, "answer", bench.writer.push_and_wait(self._fact, left))
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def join(self):
+        self.thread.join(LIMIT_SECONDS)
+        assert not self.thread.is_alive()
+        return self.answer
+
+
+def test_who_waits_is_let_go_by_the_commit_and_before_signals(threaded):
+    """A slow receiver holds up nobody's acknowledgement."""
+    told = threading.Event()
+    release = threading.Event()
+
+    def announce(change):
+        told.set()
+        assert release.wait(LIMIT_SECONDS)
+
+    threaded.writer._flusher._announce = announce
+    waiter = Waiter(threaded, 1)
+
+    assert waiter.join() is True
+    assert len(threaded.store.committed) == 1
+    assert told.wait(LIMIT_SECONDS)
+    release.set()
+
+
+def test_who_waits_does_not_wait_for_the_interval(threaded):
+    """However often: each wait is a flush outside the rate limit."""
+    threaded.config = Config(flush_interval=3600)
+    for number in range(2 * BURST):
+        assert Waiter(threaded, number).join() is True
+
+    assert len(threaded.store.committed) == 2 * BURST
+
+
+def test_many_who_wait_share_one_commit(threaded):
+    """What comes while a flush is under way goes with the next one."""
+    is_writing, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        is_writing.set()
+        assert go_on.wait(LIMIT_SECONDS)
+
+    threaded.store.on_write = hold
+    first = Waiter(threaded, 0)
+    assert is_writing.wait(LIMIT_SECONDS)
+    others = [Waiter(threaded, number) for number in range(1, 9)]
+    wait_until(lambda: len(threaded.writer._buffer) == 8)
+    go_on.set()
+
+    assert all(waiter.join() for waiter in [first, *others])
+    assert [len(batch) for batch in threaded.store.batches] == [1, 8]
+
+
+def test_who_waits_is_let_go_if_the_row_is_refused(threaded):
+    """It will never be written: the broker need not keep the message."""
+    threaded.store.poison = {make_id(1)}
+
+    assert Waiter(threaded, 1).join() is True
+    assert threaded.writer.stats().refused == 1
+
+
+def test_in_an_outage_who_waits_is_not_let_go(bench, caplog):
+    """Not by a failure, and without a try of its own: the backoff has the next one."""
+    bench.store.error = Outage()
+    latches = [Latch(), Latch()]
+    for number, latch in enumerate(latches):
+        bench.writer._buffer.push_awaited(make_transition(message_id=make_id(number)), latch)
+        assert bench.writer.step() == pytest.approx(0.1)
+    assert bench.store.tries == 1
+    assert not any(latch.wait(0) for latch in latches)
+
+    bench.store.error = None
+    bench.now += 0.1
+    bench.writer.step()
+
+    assert all(latch.wait(0) for latch in latches)
+
+
+def test_who_waits_gives_up_when_no_time_is_left(threaded, caplog):
+    """Once for all who wait: one line says what that means, and the exit doesn't wait again."""
+    threaded.store.error = Outage("no route to host")
+    for number in range(3):
+        assert Waiter(threaded, number, left=lambda: 0.0).join() is False
+
+    assert threaded.writer.stop() is False
+    lines = [r.message for r in caplog.records if "could not be written within" in r.message]
+    assert len(lines) == 1
+    assert "FLUSH_BEFORE_ACK" in lines[0]
+    assert threaded.writer.stats().pending == 3
+
+
+def test_who_waits_writes_by_himself_if_no_thread_can_be_started(bench):
+    """The interpreter is shutting down, or out of threads."""
+    assert bench.writer.push_and_wait(make_transition(Status.DONE), for_ever) is True
+    assert len(bench.store.committed) == 1
+
+
+def wait_until(condition):
+    deadline = Deadline(LIMIT_SECONDS)
+    pause = threading.Event()
+    while not condition():
+        assert deadline.left() > 0
+        pause.wait(0.001)

@@ -16,13 +16,13 @@ from django.db.backends.signals import connection_created
 from .. import conf
 from ..buffer import Entry
 from . import BadDataError, Written
-from .errors import is_bad_data, is_conflict
+from .errors import is_bad_data, is_conflict, is_disconnect
 
 logger = logging.getLogger("taskstate")
 
 Item = TypeVar("Item")
 
-#: How often a batch is tried at once when another writer was in the way.
+#: How often a batch is tried at once when another writer was in the way, or the connection closed.
 TRIES = 4
 
 #: While all goes well, a busy writer looks after its connections this often: a look at them costs
@@ -52,24 +52,32 @@ class DatabaseStore(abc.ABC):
         """Commit a batch; see ``Store.write``.  Inside a transaction it takes a savepoint."""
         connection = connections[conf.tasks_database()]
         try:
-            return self._write_despite_conflicts(connection, batch)
+            return self._write_patiently(connection, batch)
         except Exception as error:
             self._tidy_again_at = -math.inf
             if is_bad_data(error):
                 raise BadDataError(str(error)) from error
             raise
 
-    def _write_despite_conflicts(
-        self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]
-    ) -> Written:
+    def _write_patiently(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
         for _ in range(TRIES - 1):
+            was_open = connection.connection is not None
             try:
                 return self._write_once(connection, batch)
             except Error as error:
-                # A conflict may have ended the caller's transaction: then the caller has to know.
-                if connection.in_atomic_block or not is_conflict(error):
+                # It has ended the caller's transaction, if there was one: the caller has to know.
+                if connection.in_atomic_block:
                     raise
-                logger.debug("Another writer was in the way, trying again: %s", error)
+                if was_open and is_disconnect(error):
+                    # A server closes what is idle, or is restarted: that alone is no outage.
+                    logger.debug("The connection was closed, connecting again: %s", error)
+                    connection.close()
+                    for entry in batch:
+                        entry.uncertain = True
+                elif is_conflict(error):
+                    logger.debug("Another writer was in the way, trying again: %s", error)
+                else:
+                    raise
         return self._write_once(connection, batch)
 
     def is_in_transaction(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a database error means for a batch: bad data, a conflict, or an outage.
+"""What a database error means for a batch: bad data, a conflict, a lost connection, or an outage.
 
 Only what a database calls bad data is laid at the door of a row.  Everything else, a missing
 table included, is an outage: the batch is kept and tried again.
@@ -9,7 +9,7 @@ error codes, SQLite's result codes as Python's sqlite3 module raises them.
 
 from __future__ import annotations
 
-from django.db import Error, IntegrityError
+from django.db import Error, IntegrityError, InterfaceError, OperationalError
 
 #: PostgreSQL: data exceptions, integrity violations, and a trigger's own RAISE.
 _SQLSTATE_BAD_CLASSES = ("22", "23")
@@ -52,6 +52,27 @@ _MYSQL_CONFLICT = frozenset(
 #: Not a conflict: it has waited its time already, so the next try is the writer's business.
 _MYSQL_LOCK_TIMEOUT = frozenset({1205})
 
+#: PostgreSQL: connection exceptions, and the class of what an operator or a limit has ended.
+_SQLSTATE_CLOSED_CLASSES = ("08",)
+_SQLSTATE_CLOSED = frozenset(
+    {
+        "57P01",  # an administrator ended the connection, or the server shuts down
+        "57P02",  # the server crashed
+        "57P05",  # it was idle for too long
+        "25P03",  # the same, inside a transaction
+    }
+)
+_MYSQL_CLOSED = frozenset(
+    {
+        0,  # PyMySQL: the connection has been closed before
+        1927,  # MariaDB: the connection was killed
+        2006,  # the server has gone away
+        2013,  # lost connection during a query
+        2055,  # lost connection, with the system's own error
+        4031,  # MySQL: it was idle for too long
+    }
+)
+
 #: What Python's drivers raise for a value that they can't even send.
 _PYTHON_BAD = (OverflowError, UnicodeEncodeError)
 
@@ -76,6 +97,20 @@ def is_conflict(error: BaseException) -> bool:
     if not isinstance(error, Error):
         return False
     return _mysql_code(error) in _MYSQL_CONFLICT or _sqlstate(error) in _SQLSTATE_CONFLICT
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Return whether ``error`` says that the connection has ended."""
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        return False
+    code = _mysql_code(error)
+    if code is not None:
+        return code in _MYSQL_CLOSED
+    state = _sqlstate(error)
+    if state is not None:
+        return state[:2] in _SQLSTATE_CLOSED_CLASSES or state in _SQLSTATE_CLOSED
+    # libpq itself has noticed, and has no code for it.
+    return type(error.__cause__).__module__.partition(".")[0] in {"psycopg", "psycopg2"}
 
 
 def is_contention(error: BaseException) -> bool:

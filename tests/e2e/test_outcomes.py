@@ -17,6 +17,7 @@ from dramatiq import middleware as dm
 from dramatiq.middleware.threading import raise_thread_exception
 from dramatiq.middleware.time_limit import TimeLimitExceeded
 
+import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.transitions import FINISHED
 from tests.conftest import LIMIT_SECONDS
@@ -58,6 +59,8 @@ class Story:
         self.then = None
         #: Whether it takes a second worker to finish the work.
         self.restarts = False
+        #: Whether the end is told by the consumer's thread, where nobody may wait.
+        self.tells_from_consumer = False
         #: Whether the task fails for good, and comes back all the same.
         self.comes_back = False
 
@@ -256,6 +259,7 @@ def unknown_actor(position):
     message = story.actor().message(for_state=STATE)
     story.broker.enqueue(message)
     del story.broker.actors["act"]
+    story.tells_from_consumer = True
     story.expect(message, "enqueued failed", status="failed", attempt=0, hop=1, started=False)
     return story
 
@@ -517,6 +521,29 @@ def test_outcome(tell, position, synchronous, database, settings, signals):
             synchronous=synchronous,
             comes_back=story.comes_back,
         )
+
+
+@pytest.mark.parametrize("tell", SCENARIOS, ids=lambda fn: fn.__name__)
+def test_the_row_is_final_when_the_message_is_acknowledged(tell, database, settings):
+    """With FLUSH_BEFORE_ACK: nothing is flushed here, and the rate limit lets nothing through."""
+    settings.TASKSTATE = {"FLUSH_BEFORE_ACK": True, "FLUSH_INTERVAL": 3600}
+    story = tell("last")
+    with Workers(story.broker) as workers:
+        if story.then is not None:
+            story.then(workers)
+        if not story.restarts:
+            check_final(story, workers)
+    if story.restarts:
+        with Workers(story.broker) as workers:
+            check_final(story, workers)
+
+
+def check_final(story, workers):
+    workers.join()
+    if story.tells_from_consumer:
+        assert taskstate.flush(LIMIT_SECONDS)
+    for message, fields in story.tasks:
+        assert task_of(message).status == fields["status"]
 
 
 def check_row(task, message, fields, before, after):

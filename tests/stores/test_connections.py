@@ -109,3 +109,56 @@ def test_a_connection_that_a_receiver_opens_is_looked_after(written_through):
     store.tidy()
 
     assert kept.connection is None
+
+
+KILL = {
+    "postgresql": "SELECT pg_terminate_backend(%s)",
+    "mysql": "KILL %s",
+}
+OWN_ID = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
+
+
+def end_by_the_server(connection):
+    """End a connection from another one, as a server does with one that was idle for long."""
+    with connection.cursor() as cursor:
+        cursor.execute(OWN_ID[connection.vendor])
+        (number,) = cursor.fetchone()
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute(KILL[connection.vendor], [number])
+    other.close()
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_connection_that_the_server_has_closed_is_no_outage(server_database, make_store):
+    """The batch goes by a new one at once; a change whose answer was lost is told all the same."""
+    store = make_store()
+    connection = connections[server_database]
+    store.write([make_entry(make_transition())])
+    end_by_the_server(connection)
+
+    entry = make_entry(make_transition(hop=2))
+    written = store.write([entry])
+
+    assert [change.entry for change in written.changes] == [entry]
+    assert entry.uncertain
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_second_lost_connection_is_an_outage(server_database, make_store, monkeypatch):
+    """It tries once more, not for ever."""
+    store = make_store()
+    connection = connections[server_database]
+    store.write([make_entry(make_transition())])
+    end_by_the_server(connection)
+    tries = []
+
+    def refuse(params):
+        tries.append(params)
+        raise OperationalError("the server refuses connections")
+
+    monkeypatch.setattr(connection, "get_new_connection", refuse)
+    with pytest.raises(OperationalError, match="refuses"):
+        store.write([make_entry(make_transition(hop=2))])
+
+    assert len(tries) == 1

@@ -7,7 +7,7 @@ provoke, as each driver carries them.
 import pytest
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
-from taskstate.stores.errors import is_bad_data, is_conflict, is_contention
+from taskstate.stores.errors import is_bad_data, is_conflict, is_contention, is_disconnect
 
 
 def postgres(code, attribute="sqlstate", wrapper=OperationalError):
@@ -95,3 +95,47 @@ def test_lock_timeouts(error):
     """A clear waits for what holds the lock; a flush has waited enough."""
     assert is_contention(error)
     assert not is_bad_data(error)
+
+
+class DriverError(Exception):
+    """What psycopg raises when it finds the connection closed: there is no code for it."""
+
+    __module__ = "psycopg.errors"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        postgres("57P01"),
+        postgres("57P05"),
+        postgres("25P03"),
+        postgres("08006", "pgcode"),
+        caused_by(DriverError()),
+        mysql(2006),
+        mysql(2013),
+        mysql(1927),
+        mysql(4031),
+        mysql(0, wrapper=InterfaceError),
+    ],
+)
+def test_a_connection_that_has_ended(error):
+    """A server that closed what was idle is no outage."""
+    assert is_disconnect(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        postgres("25006"),
+        postgres("53300"),
+        postgres("57P03"),  # the server is starting up
+        postgres("42P01", wrapper=ProgrammingError),
+        mysql(1290),
+        mysql(1146, wrapper=ProgrammingError),
+        OperationalError("disk I/O error"),
+        ConnectionRefusedError(),
+    ],
+)
+def test_a_connection_that_lives(error):
+    """A new one would meet the same error."""
+    assert not is_disconnect(error)
