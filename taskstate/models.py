@@ -91,6 +91,13 @@ class Task(models.Model):
     updated_at = models.DateTimeField(
         help_text="When its last transition happened, not when that was written."
     )
+    # Null, so that processes of an earlier release, which don't know it, can go on writing.
+    error = models.CharField(  # noqa: DJ001
+        max_length=values.ERROR_LENGTH,
+        null=True,
+        blank=True,
+        help_text='"lost" if check_tasks has marked it as failed, else empty.',
+    )
     rank = models.BigIntegerField(
         editable=False, help_text="Orders the transitions of a message; the greatest wins."
     )

@@ -49,6 +49,7 @@ COLUMNS = (
     "status",
     "finished_at",
     "updated_at",
+    "error",
     "user_id",
     "app_name",
     "model_name",
@@ -130,7 +131,7 @@ class PostgreSql(Dialect):
             {_INTO}
             SELECT new.message_id, {status},
                 CASE WHEN {_PHASE} = {FINISHED_PHASE} THEN {_timestamp(_TIME)} END,
-                {_timestamp(_TIME)}, new.user_id,
+                {_timestamp(_TIME)}, NULL, new.user_id,
                 new.app_name, new.model_name, new.description, new.queue_name,
                 new.actor_name, {_timestamp("new.enqueued_at")}, {_timestamp("new.started_at")},
                 new.attempt, new.rank
@@ -188,6 +189,7 @@ class JsonDialect(Dialect):
                     status.value,
                     updated_at if status in FINISHED else None,
                     updated_at,
+                    None,  # No fact holds an error: it is check_tasks that leaves one.
                     _json_key(fields.user_pk, native_uuid=native_uuid),
                     fields.app_name,
                     fields.model_name,

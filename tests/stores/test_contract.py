@@ -82,6 +82,7 @@ def test_a_fact_becomes_a_row(store, database):
         "started_at": moment(START + 1),
         "finished_at": moment(START + 5),
         "updated_at": moment(START + 5),
+        "error": None,
         "rank": fact.rank,
     }
     assert columns(row()) == expected

@@ -1,0 +1,117 @@
+"""``manage.py check_tasks``: find tasks of which nothing was heard for long."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from taskstate import conf
+from taskstate.management.arguments import parse_age
+from taskstate.middleware import StateMiddleware
+from taskstate.models import Status, Task, TaskQuerySet
+from taskstate.signals import task_changed
+
+#: What ``Task.error`` says of a task that was marked as failed here.
+LOST = "lost"
+
+PAGE_SIZE = 1000
+
+
+class Command(BaseCommand):
+    """Lists the tasks that seem to be lost, and marks them as failed if it is told to."""
+
+    help = (
+        "List the tasks that have been enqueued or running for longer than a given age, oldest "
+        "first: their worker may have been killed, or their message lost. Delayed tasks are left "
+        "alone. The exit status is 1 if there are any, and they stay as they are."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the age, and the flag that changes rows."""
+        parser.add_argument(
+            "--older-than",
+            default="1d",
+            metavar="AGE",
+            help="How long nothing was heard of a task: 90s, 15m, 6h or 30d; the default is 1d. "
+            "Take more than the longest task and the longest queue.",
+        )
+        parser.add_argument(
+            "--mark-failed",
+            action="store_true",
+            help=f"Mark them as failed, with the error {LOST!r}. If a task went on after all, its "
+            "next state wins.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """List, and mark."""
+        age = options["older_than"]
+        silent = _Silent(since=timezone.now() - parse_age("--older-than", age))
+        if options["mark_failed"]:
+            self._mark(silent, age)
+        else:
+            self._list(silent, age)
+
+    def _list(self, silent: _Silent, age: str) -> None:
+        found = 0
+        for task in silent.tasks().iterator(PAGE_SIZE):
+            self.stdout.write(_line(task))
+            found += 1
+        if found:
+            raise CommandError(f"{_found(found, age)} --mark-failed marks them as failed.")
+        self.stdout.write(self.style.SUCCESS(_found(found, age)))
+
+    def _mark(self, silent: _Silent, age: str) -> None:
+        marked, marked_before = 0, -1
+        # Page by page, until nothing more can be marked: what is marked isn't found again.
+        while marked > marked_before:
+            marked_before = marked
+            for task in silent.tasks()[:PAGE_SIZE]:
+                line = _line(task)
+                if silent.mark_failed(task):
+                    self.stdout.write(line)
+                    marked += 1
+        self.stdout.write(self.style.SUCCESS(f"{_found(marked, age)} They are failed now."))
+
+
+class _Silent:
+    """The tasks that are enqueued or running, and of which nothing was heard after ``since``."""
+
+    def __init__(self, since: datetime.datetime) -> None:
+        self._since = since
+
+    def tasks(self) -> TaskQuerySet:
+        """Return them, oldest first.  A delayed one may wait for as long as it was told to."""
+        tasks: TaskQuerySet = Task.objects.using(conf.tasks_database())
+        statuses = [Status.ENQUEUED, Status.RUNNING]
+        return tasks.filter(status__in=statuses, updated_at__lt=self._since).order_by("updated_at")
+
+    def mark_failed(self, task: Task) -> bool:
+        """Mark a task as failed and tell of it, unless it was heard of meanwhile.
+
+        Its rank stays: to whoever writes states the row is what it was before, and the next state
+        of a task that went on is written over it.
+
+        Returns:
+          bool: Whether it was marked.
+        """
+        now = timezone.now()
+        changes = {"status": Status.FAILED, "error": LOST, "finished_at": now, "updated_at": now}
+        if not self.tasks().filter(pk=task.pk, rank=task.rank).update(**changes):
+            return False
+        for name, value in changes.items():
+            setattr(task, name, value)
+        task_changed.send_robust(sender=StateMiddleware, task=task, transitions=(Status.FAILED,))
+        return True
+
+
+def _line(task: Task) -> str:
+    heard = f"{task.updated_at:%Y-%m-%d %H:%M:%S}"
+    return f"{heard}  {task.status:8}  {task.message_id}  {task.actor_name}  {task.description}"
+
+
+def _found(count: int, age: str) -> str:
+    subject = "1 task has" if count == 1 else f"{count:,} tasks have"
+    return f"{subject} been enqueued or running for longer than {age}, and not heard of."
