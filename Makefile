@@ -1,6 +1,6 @@
-# `make demo` shows the main job, `make bench` measures it, `make test` passes the tests. All need
-# Python and make alone: they install what they use into .venv, from the package index that pip is
-# set up for.
+# `make demo` shows the main job, `make bench` measures it, `make test` passes the tests, `make faults`
+# breaks servers and workers under it. All need Python and make alone: they install what they use into
+# .venv, from the package index that pip is set up for.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ export BROKER DATABASE
 
 comma := ,
 
-.PHONY: demo bench test lint clean
+.PHONY: demo bench test faults lint clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.demo
@@ -22,6 +22,9 @@ bench: $(VENV)/.bench
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+faults: $(VENV)/.test
+	$(VENV)/bin/python -m pytest tests/faults --durations 0 --durations-min 10 $(ARGS)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

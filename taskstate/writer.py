@@ -145,6 +145,10 @@ class Writer:
         Returns:
           bool: False if there is no time left: the process is about to end.  It stays pending.
         """
+        if self._owner == threading.get_ident():
+            # A receiver of ``task_changed`` runs a worker: nobody else will write meanwhile.
+            self.push(transition)
+            return self.flush()
         latch = Latch()
         self._buffer.push_awaited(transition, latch)
         if self._wait(latch, left):

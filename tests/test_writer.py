@@ -577,6 +577,24 @@ def test_who_waits_writes_by_himself_if_no_thread_can_be_started(bench):
     assert len(bench.store.committed) == 1
 
 
+def test_a_receiver_that_waits_writes_by_itself(threaded):
+    """It is in the writer's own thread: a site's tests may run a worker there."""
+    answers = []
+
+    def announce(change):
+        if not answers:
+            answers.append(None)
+            done = make_transition(Status.DONE, message_id=make_id(2))
+            answers[0] = threaded.writer.push_and_wait(done, for_ever)
+
+    threaded.writer._flusher._announce = announce
+    threaded.push(1)
+
+    assert threaded.writer.flush(LIMIT_SECONDS)
+    assert answers == [True]
+    assert len(threaded.store.committed) == 2
+
+
 def wait_until(condition):
     deadline = Deadline(LIMIT_SECONDS)
     pause = threading.Event()
