@@ -106,10 +106,12 @@ def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[
 def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
     """Insert rows, except those that another process has inserted meanwhile.
 
-    Where MariaDB and MySQL ignore conflicts they ignore bad data as well, and store something
-    else instead: there a conflict ends this try, and the next one finds the row.
+    Only PostgreSQL ignores conflicts and nothing else.  MariaDB and MySQL would ignore bad data as
+    well, and store something else instead: there a conflict ends this try, and the next one finds
+    the row.  SQLite would leave out what a CHECK refuses, and not say so; it has no conflicts,
+    since this transaction is the only one that writes.
     """
-    ignore_conflicts = connection.vendor != "mysql"
+    ignore_conflicts = connection.vendor == "postgresql"
     rows = Task._base_manager.using(connection.alias)
     rows.bulk_create(tasks, ignore_conflicts=ignore_conflicts)
 

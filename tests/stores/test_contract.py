@@ -350,6 +350,21 @@ def test_a_triggers_own_error_is_bad_data(store, database):
     assert row(2).status == "enqueued"
 
 
+def test_what_a_check_refuses_is_bad_data(store, database):
+    """Whether the row is new or not: never is it left out without a word."""
+    forbidden = [
+        make_entry(make_transition(Status.DONE, message_id=make_id(n), description="forbidden"))
+        for n in (1, 2)
+    ]
+    with constraint(database):
+        store.write([make_entry(make_transition(message_id=make_id(2)))])
+        for entry in forbidden:
+            with pytest.raises(BadDataError):
+                store.write([entry])
+
+        assert [(task.pk.int, task.status) for task in Task.objects.all()] == [(2, "enqueued")]
+
+
 def test_a_row_that_is_deleted_while_it_is_inserted(store, database):
     """In the admin, say: it stays deleted, and nothing fails for it."""
     deleted = []
@@ -435,6 +450,35 @@ class trigger:
         with self.connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+
+
+class constraint:
+    """Forbid a description, by a CHECK of the table."""
+
+    CHECK = "CONSTRAINT forbid CHECK (description <> 'forbidden')"
+
+    def __init__(self, alias):
+        self.connection = connections[alias]
+        self.renamed = renamed_table(alias)
+
+    def __enter__(self):
+        with self.connection.cursor() as cursor:
+            if self.connection.vendor != "sqlite":
+                cursor.execute(f"ALTER TABLE taskstate_task ADD {self.CHECK}")
+                return
+            # It can't add one: for a while, another table takes the place of this one.
+            cursor.execute("SELECT sql FROM sqlite_master WHERE name = 'taskstate_task'")
+            (create,) = cursor.fetchone()
+            self.renamed.__enter__()
+            cursor.execute(f"{create[:-1]}, {self.CHECK})")
+
+    def __exit__(self, *error):
+        with self.connection.cursor() as cursor:
+            if self.connection.vendor != "sqlite":
+                cursor.execute("ALTER TABLE taskstate_task DROP CONSTRAINT forbid")
+                return
+            cursor.execute("DROP TABLE taskstate_task")
+            self.renamed.__exit__()
 
 
 def test_a_missing_table_is_an_outage(store, database):
