@@ -28,8 +28,10 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 _ROW_BYTES = 1_000
 #: What a character may take: a control character is ``\\u0001`` in the JSON of a literal.
 _CHARACTER_BYTES = 7
+#: No row takes more.
+MAX_ROW_BYTES = _ROW_BYTES + _CHARACTER_BYTES * values.TEXT_LENGTH
 #: So many rows fit into a statement whatever they hold.
-_ROWS_THAT_FIT = MAX_BATCH_BYTES // (_ROW_BYTES + _CHARACTER_BYTES * values.TEXT_LENGTH)
+_ROWS_THAT_FIT = MAX_BATCH_BYTES // MAX_ROW_BYTES
 
 
 class Entry:

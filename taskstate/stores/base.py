@@ -14,7 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from .. import conf
-from ..buffer import Entry
+from ..buffer import MAX_ROW_BYTES, Entry
 from . import BadDataError, Written
 from .errors import is_bad_data, is_conflict, is_disconnect
 
@@ -24,6 +24,9 @@ Item = TypeVar("Item")
 
 #: How often a batch is tried at once when another writer was in the way, or the connection closed.
 TRIES = 4
+
+#: What a statement takes besides its rows, in bytes: the text of MariaDB's upsert above all.
+_STATEMENT_BYTES = 32 * 1024
 
 #: While all goes well, a busy writer looks after its connections this often: a look at them costs
 #: a tenth of a small flush.
@@ -42,6 +45,8 @@ class DatabaseStore(abc.ABC):
         self._connections: list[BaseDatabaseWrapper] = []
         self._tidy_again_at = -math.inf
         self._thread = threading.get_ident()
+        #: How many bytes the server takes in a statement; None until it was asked.
+        self._packet_bytes: float | None = None
         connection_created.connect(self._note_connection)
 
     @abc.abstractmethod
@@ -63,7 +68,7 @@ class DatabaseStore(abc.ABC):
         for _ in range(TRIES - 1):
             was_open = connection.connection is not None
             try:
-                return self._write_once(connection, batch)
+                return self._write_what_fits(connection, batch)
             except Error as error:
                 # It has ended the caller's transaction, if there was one: the caller has to know.
                 if connection.in_atomic_block:
@@ -78,6 +83,18 @@ class DatabaseStore(abc.ABC):
                     logger.debug("Another writer was in the way, trying again: %s", error)
                 else:
                     raise
+        return self._write_what_fits(connection, batch)
+
+    def _write_what_fits(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
+        """Try once, unless the batch may be more than the server takes: it would hang up, as if
+        it were down.  Then the writer halves it, as it does for bad data; whether a single row is
+        too large, the server decides."""
+        if self._packet_bytes is None:
+            self._packet_bytes = _packet_bytes(connection)
+        room = self._packet_bytes - _STATEMENT_BYTES
+        may_be_large = len(batch) > 1 and len(batch) * MAX_ROW_BYTES > room
+        if may_be_large and sum(entry.size() for entry in batch) > room:
+            raise BadDataError(f"{len(batch)} rows may be more than max_allowed_packet")
         return self._write_once(connection, batch)
 
     def is_in_transaction(self) -> bool:
@@ -116,6 +133,7 @@ class DatabaseStore(abc.ABC):
 
     def _note_connection(self, **_: Any) -> None:
         if threading.get_ident() == self._thread:
+            self._packet_bytes = None
             self._tidy_again_at = -math.inf
 
 
@@ -124,6 +142,16 @@ def in_portions(items: Sequence[Item], connection: BaseDatabaseWrapper) -> Itera
     size = connection.features.max_query_params or max(1, len(items))
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _packet_bytes(connection: BaseDatabaseWrapper) -> float:
+    """Return how many bytes a statement may take: MariaDB and MySQL have a limit."""
+    if connection.vendor != "mysql":
+        return math.inf
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT @@max_allowed_packet")
+        (limit,) = cursor.fetchone()
+    return float(limit)
 
 
 def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from taskstate.models import Task, Watermark
-from taskstate.stores import BadDataError, watermark
+from taskstate.stores import BadDataError, base, watermark
 from taskstate.stores.orm import OrmStore
 from taskstate.stores.upsert import UpsertStore
 from taskstate.transitions import Status, precedence
@@ -331,6 +331,21 @@ def test_bad_data_is_called_so(store, database):
         store.write([make_entry(make_transition()), make_entry(bad)])
 
     assert Task.objects.count() == 0
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_batch_that_the_server_may_not_take_is_not_sent(store, database, monkeypatch):
+    """The writer halves it, until it fits or a row is alone: that one the server judges."""
+    monkeypatch.setattr(base, "_packet_bytes", lambda connection: 20_000.0)
+    batch = [make_entry(make_transition(message_id=make_id(n))) for n in (1, 2)]
+
+    with pytest.raises(BadDataError, match="max_allowed_packet"):
+        store.write(batch)
+    assert Task.objects.count() == 0
+
+    for entry in batch:
+        store.write([entry])
+    assert Task.objects.count() == 2
 
 
 def test_a_triggers_own_error_is_bad_data(store, database):
