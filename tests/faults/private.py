@@ -219,9 +219,16 @@ class MariaDb(PrivateServer):
             return False
         return True
 
+    def start(self):
+        """Start it, with somebody who is root but for the right to write while it is read-only."""
+        super().start()
+        self.execute("CREATE USER IF NOT EXISTS drill@localhost")
+        self.execute("GRANT ALL ON *.* TO drill@localhost")
+        self.execute("REVOKE READ_ONLY ADMIN ON *.* FROM drill@localhost")
+
     def url(self, database="mysql", port=None):
         """Return the URL of a database, perhaps by way of another port."""
-        return f"mysql://root@{HOST}:{port or self.port}/{database}"
+        return f"mysql://drill@{HOST}:{port or self.port}/{database}"
 
     def execute(self, statement, database="mysql"):
         """Run a statement in autocommit; return its rows, if it has any."""
@@ -253,8 +260,7 @@ class MariaDb(PrivateServer):
         return len(rows)
 
     def set_read_only(self, database, *, read_only):
-        """Let nobody write; or let them again."""
-        # Not even root, who may otherwise.
+        """Let nobody but root write; or let them again."""
         self.execute(f"SET GLOBAL read_only = {int(read_only)}")
 
 
