@@ -113,9 +113,9 @@ class Fitter:
         except ValueError as error:
             self._warn_once(
                 actor_name,
-                "A task of actor %s is tracked without its user: for_state['user_pk'] is %.100r, "
-                "and %s. Later ones of this actor are not logged.",
-                value,
+                "A task of actor %s is tracked without its user: for_state['user_pk'] is of type "
+                "%s, and %s. Later ones of this actor are not logged.",
+                type(value).__name__,
                 error,
             )
             return None

@@ -17,6 +17,7 @@ from .buffer import Buffer, Entry
 from .conf import Config
 from .pacing import Backoff
 from .stores import BadDataError, Change, Store, Written
+from .stores.errors import describe, exc_info
 from .transitions import Transition
 
 logger = logging.getLogger("taskstate")
@@ -175,7 +176,10 @@ class Flusher:
                     self._announce(change)
                 except BaseException:
                     # SystemExit or asyncio's CancelledError, say: it ends no thread of ours.
-                    logger.exception("A receiver of task_changed failed for %r.", change.task)
+                    logger.exception(
+                        "A receiver of task_changed failed for task %s.",
+                        change.entry.winner.message_id,
+                    )
         finally:
             self._announcing = False
 
@@ -197,20 +201,20 @@ class Flusher:
     def _refuse(self, entry: Entry, error: BadDataError) -> None:
         entry.settle()
         self._succeeded()
-        self._stats += Stats(refused=1, last_error=_describe(error))
+        self._stats += Stats(refused=1, last_error=describe(error))
         logger.error(
             "The database refuses the state of task %s (%s, actor %s) as bad data, so it is not "
             "written; all others are. It says: %s",
             entry.winner.message_id,
             entry.winner.status.value,
             entry.winner.fields.actor_name,
-            str(error).partition("\n")[0],  # PostgreSQL's next lines hold the row itself.
+            error,
         )
 
     def failed(self, error: Exception) -> None:
         """Note a failure: pause before the next try, and tell of the outage if it begins."""
         self.backoff.failed(self._clock())
-        self._stats += Stats(failures=1, last_error=_describe(error))
+        self._stats += Stats(failures=1, last_error=describe(error))
         if not self._is_outage:
             self._is_outage = True
             logger.error(
@@ -218,9 +222,9 @@ class Flusher:
                 "Check that the database answers, and that it is migrated (manage.py migrate "
                 "taskstate, with --database if DRAMATIQ_TASKS_DATABASE is set). This is logged "
                 "once per outage.",
-                _describe(error),
+                describe(error),
                 f"{self.buffer.max_pending:,}",
-                exc_info=error,
+                exc_info=exc_info(error),
             )
 
     def _succeeded(self) -> None:
@@ -298,11 +302,12 @@ class Flusher:
             written = self._open_store().write([Entry(transition)])
         except Exception as error:
             is_bad = isinstance(error, BadDataError)
-            self._stats += Stats(refused=is_bad, failures=not is_bad, last_error=_describe(error))
+            self._stats += Stats(refused=is_bad, failures=not is_bad, last_error=describe(error))
             logger.exception(
                 "The state of task %s could not be written, and won't be tried again "
                 "(TASKSTATE['SYNCHRONOUS'] is on).",
                 transition.message_id,
+                exc_info=exc_info(error),
             )
             return
         self._count_flush(written, started)
@@ -316,8 +321,3 @@ def _quietly(step: Callable[[], None]) -> None:
         step()
     except Exception:
         logger.exception("The writer could not close a database connection.")
-
-
-def _describe(error: BaseException) -> str:
-    """Return an error as one line without a full stop."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":.")

@@ -16,7 +16,7 @@ from django.db.backends.signals import connection_created
 from .. import conf
 from ..buffer import MAX_ROW_BYTES, Entry
 from . import BadDataError, Written
-from .errors import is_bad_data, is_conflict, is_disconnect
+from .errors import describe, is_bad_data, is_conflict, is_disconnect
 
 logger = logging.getLogger("taskstate")
 
@@ -61,7 +61,7 @@ class DatabaseStore(abc.ABC):
         except Exception as error:
             self._tidy_again_at = -math.inf
             if is_bad_data(error):
-                raise BadDataError(str(error)) from error
+                raise BadDataError(describe(error)) from error
             raise
 
     def _write_patiently(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
@@ -75,12 +75,12 @@ class DatabaseStore(abc.ABC):
                     raise
                 if was_open and is_disconnect(error):
                     # A server closes what is idle, or is restarted: that alone is no outage.
-                    logger.debug("The connection was closed, connecting again: %s", error)
+                    logger.debug("The connection was closed, connecting again: %s", describe(error))
                     connection.close()
                     for entry in batch:
                         entry.uncertain = True
                 elif is_conflict(error):
-                    logger.debug("Another writer was in the way, trying again: %s", error)
+                    logger.debug("Another writer was in the way, trying again: %s", describe(error))
                 else:
                     raise
         return self._write_what_fits(connection, batch)

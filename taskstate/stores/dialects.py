@@ -385,5 +385,5 @@ def _json_key(value: UserPk, *, native_uuid: bool) -> int | str | None:
     if isinstance(value, uuid.UUID):
         return str(value) if native_uuid else value.hex
     if isinstance(value, int) and value not in _INTEGERS:
-        raise OverflowError(f"{value} does not fit a column of 64 bits")
+        raise OverflowError("the key of a user does not fit a column of 64 bits")
     return value

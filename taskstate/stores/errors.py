@@ -1,13 +1,20 @@
-"""What a database error means for a batch: bad data, a conflict, a lost connection, or an outage.
+"""What a database error means for a batch: bad data, a conflict, a lost connection, or an outage;
+and how it is logged.
 
 Only what a database calls bad data is laid at the door of a row.  Everything else, a missing
 table included, is an outage: the batch is kept and tried again.
+
+An error's own text may quote what the database was sent, descriptions included, and a traceback
+holds that text.  So neither is logged as it is.
 
 Sources: PostgreSQL's appendix of error codes (SQLSTATE), MariaDB's and MySQL's lists of server
 error codes, SQLite's result codes as Python's sqlite3 module raises them.
 """
 
 from __future__ import annotations
+
+import re
+from types import TracebackType
 
 from django.db import Error, IntegrityError, InterfaceError, OperationalError
 
@@ -75,6 +82,34 @@ _MYSQL_CLOSED = frozenset(
 
 #: What Python's drivers raise for a value that they can't even send.
 _PYTHON_BAD = (OverflowError, UnicodeEncodeError)
+
+#: A value, or a piece of a statement with values in it, as first lines quote them.  MariaDB and
+#: MySQL: Duplicate entry '…' for key, Incorrect … value: '…' for column, right syntax to use near
+#: '…' at line.  PostgreSQL: invalid input syntax for type uuid: "…".
+_QUOTED = re.compile(
+    r"""\b(entry|value:|near)\ \\?['"](?:.*(?=\ for\ key|\ for\ column|\ at\ line)|.*)|:\ ".*""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class LoggedError(Exception):
+    """Stands in a log record for an error whose own text is not to be logged."""
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one line, without a full stop and without what it quotes."""
+    text = str(error)
+    if _sqlstate(error) is not None:
+        # PostgreSQL's next lines hold the row, or a part of the statement.  Those of an error
+        # that has no code are of the connection, and tell what to do.
+        text = text.partition("\n")[0]
+    text = _QUOTED.sub(lambda match: f"{match[1]} …" if match[1] else ": …", text)
+    return " ".join(f"{type(error).__name__}: {text}".split()).rstrip(":.")
+
+
+def exc_info(error: BaseException) -> tuple[type[LoggedError], LoggedError, TracebackType | None]:
+    """Return, for a log record, where an error was raised, without the text of any in its chain."""
+    return LoggedError, LoggedError(describe(error)), error.__traceback__
 
 
 def is_bad_data(error: BaseException) -> bool:

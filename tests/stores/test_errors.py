@@ -4,10 +4,19 @@ The contract tests meet the errors that real servers raise; here are the codes t
 provoke, as each driver carries them.
 """
 
+import logging
+
 import pytest
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
-from taskstate.stores.errors import is_bad_data, is_conflict, is_contention, is_disconnect
+from taskstate.stores.errors import (
+    describe,
+    exc_info,
+    is_bad_data,
+    is_conflict,
+    is_contention,
+    is_disconnect,
+)
 
 
 def postgres(code, attribute="sqlstate", wrapper=OperationalError):
@@ -139,3 +148,63 @@ def test_a_connection_that_has_ended(error):
 def test_a_connection_that_lives(error):
     """A new one would meet the same error."""
     assert not is_disconnect(error)
+
+
+def server_says(text, code="23514"):
+    error = postgres(code)
+    error.args = (text,)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (server_says("violates x\nDETAIL:  row (secret)\n"), "OperationalError: violates x"),
+        (
+            server_says('invalid input syntax for type uuid: "secret"\nLINE 1: secret'),
+            "OperationalError: invalid input syntax for type uuid: …",
+        ),
+        # Of the connection: without a code, and with advice.
+        (
+            server_says("refused\n\tIs it running?", None),
+            "OperationalError: refused Is it running?",
+        ),
+        (
+            OperationalError(1062, "Duplicate entry 'sec' for key ret' for key 'PRIMARY'"),
+            "OperationalError: (1062, \"Duplicate entry … for key 'PRIMARY'\")",
+        ),
+        (
+            DataError(1366, "Incorrect string value: '\\xF0secret' for column `a`.`b` at row 1"),
+            'DataError: (1366, "Incorrect string value: … for column `a`.`b` at row 1")',
+        ),
+        (
+            OperationalError(1064, "right syntax to use near '\"secret\"' at line 1"),
+            "OperationalError: (1064, 'right syntax to use near … at line 1')",
+        ),
+        (
+            OperationalError(1146, "Table 'x.taskstate_task' doesn't exist"),
+            "OperationalError: (1146, \"Table 'x.taskstate_task' doesn't exist\")",
+        ),
+        (OperationalError("no such table: x."), "OperationalError: no such table: x"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_an_error_is_told_without_what_it_quotes(error, text):
+    """What the database was sent is nobody's business who reads the log."""
+    assert describe(error) == text
+
+
+def test_a_traceback_is_told_without_the_texts_of_its_errors():
+    """Those of the whole chain; where it happened stays."""
+    secret = "hunter2"
+    try:
+        try:
+            int(secret)
+        except ValueError as cause:
+            raise OperationalError(f"(1062, \"Duplicate entry '{secret}'\")") from cause
+    except OperationalError as error:
+        text = logging.Formatter().formatException(exc_info(error))
+
+    assert "in test_a_traceback_is_told" in text
+    assert "LoggedError: OperationalError: (1062" in text
+    assert secret not in text
