@@ -43,19 +43,19 @@ def run_script(code, env):
     return done.stdout
 
 
-class SecondProcess:
-    """A live process that tracks messages by order, one JSON line each; see ``second.py``.
+class LiveProcess:
+    """A process that obeys orders, one JSON line each; see ``obey``.
 
     Parameters:
-      alias(str): The database of the tests that it writes to.
-      clock(float): How many seconds its clock is ahead.
-      store(str): The store that it writes through, as ``TASKSTATE["STORE"]`` names it.
+      module(str): What it runs.
+      arguments(list): Of its command line.
+      env(dict): Its environment.
     """
 
-    def __init__(self, alias, clock=0.0, store="auto"):
+    def __init__(self, module, arguments, env):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.second", str(clock), store],
-            env=environment(alias),
+            [sys.executable, "-m", module, *arguments],
+            env=env,
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,5 +84,27 @@ class SecondProcess:
 
     def read(self):
         line = self.process.stdout.readline()
-        assert line, "the second process ended"
+        assert line, "the process ended"
         return json.loads(line)
+
+
+class SecondProcess(LiveProcess):
+    """A process that tracks messages by order; see ``second.py``.
+
+    Parameters:
+      alias(str): The database of the tests that it writes to.
+      clock(float): How many seconds its clock is ahead.
+      store(str): The store that it writes through, as ``TASKSTATE["STORE"]`` names it.
+      more(dict): More of its environment.
+    """
+
+    def __init__(self, alias, clock=0.0, store="auto", **more):
+        super().__init__("tests.second", [str(clock), store], environment(alias, **more))
+
+
+def obey(orders):
+    """Obey orders from standard input, each the name of a method and its arguments."""
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        print(json.dumps(getattr(orders, name)(**arguments)), flush=True)

@@ -3,7 +3,6 @@
 Orders and answers are lines of JSON on standard input and output.
 """
 
-import json
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ time.time = lambda: real_time() + offset
 django.setup()
 
 import dramatiq  # noqa: E402
+from django.core.management import call_command  # noqa: E402
 from django.db import DatabaseError, transaction  # noqa: E402
 from django.db.backends.signals import connection_created  # noqa: E402
 from django.dispatch import receiver  # noqa: E402
@@ -27,6 +27,7 @@ from taskstate.middleware import StateMiddleware  # noqa: E402
 from taskstate.pacing import BURST  # noqa: E402
 from taskstate.signals import task_changed  # noqa: E402
 from taskstate.stores.errors import is_conflict, is_contention  # noqa: E402
+from tests.processes import obey  # noqa: E402
 
 #: An interval that never ends during a test: after the burst, what is pushed stays pending.
 state = StateMiddleware(flush_interval=3600, store=sys.argv[2])
@@ -126,6 +127,10 @@ class Orders:
         release.set()
         return taskstate.flush(30)
 
+    def clear(self):
+        call_command("clear_tasks", yes=True, stdout=sys.stderr)
+        return "cleared"
+
     def merge(self, rounds, size, seed):
         """Write the same messages in many batches, in an order of one's own."""
         import random
@@ -168,7 +173,4 @@ class Orders:
         return "merged"
 
 
-print(json.dumps("ready"), flush=True)
-for line in sys.stdin:
-    name, arguments = json.loads(line)
-    print(json.dumps(getattr(Orders(), name)(**arguments)), flush=True)
+obey(Orders())

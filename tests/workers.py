@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,14 @@ import os, sys, taskstate
 from benchmarks.project import tasks
 """
 
+MIGRATE = (
+    SETUP
+    + """
+from django.core.management import call_command
+call_command('migrate', verbosity=0)
+"""
+)
+
 SEND = (
     SETUP
     + """
@@ -46,6 +55,11 @@ def send(env, **numbers):
     for name in ("succeed", "fail_once", "fail_for_good"):
         code = code.replace("{%s}" % name, str(numbers.get(name, 0)))  # noqa: UP031
     run_script(code, env)
+
+
+#: As Dramatiq's command line logs.
+READY = r"\[PID (\d+)\] .*Worker process is ready for action"
+RECORD = r"\[PID (\d+)\] \[[^]]*\] \[taskstate\] \[(\w+)\]"
 
 
 class Rundramatiq:
@@ -84,6 +98,14 @@ class Rundramatiq:
         finally:
             self.process.kill()
             self.process.wait()
+
+    def ready(self):
+        """Return the ids of the worker processes that were ready so far."""
+        return [int(pid) for pid in re.findall(READY, self.output())]
+
+    def records(self):
+        """Return what was logged of task states so far, one (process id, level) each."""
+        return [(int(pid), level) for pid, level in re.findall(RECORD, self.output())]
 
     def output(self):
         """Return what they have logged so far."""
@@ -125,6 +147,24 @@ def queue_of_its_own(kind):
         }
     finally:
         _remove(kind, queue)
+
+
+def waiting(kind, queue):
+    """Return how many messages a queue holds, delayed ones included: on Redis with those that
+    are fetched and not acknowledged, on RabbitMQ without."""
+    names = (queue, f"{queue}.DQ")
+    if kind == "redis":
+        import redis
+
+        client = redis.Redis.from_url(servers.url("redis"))
+        held = sum(client.hlen(f"dramatiq:{name}.msgs") for name in names)
+        client.close()
+        return held
+    import pika
+
+    with pika.BlockingConnection(pika.URLParameters(servers.url("rabbitmq"))) as connection:
+        channel = connection.channel()
+        return sum(channel.queue_declare(name, passive=True).method.message_count for name in names)
 
 
 def _remove(kind, queue):

@@ -24,7 +24,10 @@ INSTALLED_APPS = [
     "benchmarks.project",
 ]
 DATABASES = {
-    "default": services.database(DATABASE),
+    "default": {
+        **services.database(DATABASE),
+        **json.loads(os.environ.get("DEMO_DATABASE", "{}")),
+    },
     # Where the demo counts what writing each transition on its own takes.
     "scratch": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
 }

@@ -52,6 +52,13 @@ def mariadb():
         yield server
 
 
+@pytest.fixture
+def pgbouncer(postgres):
+    """A PgBouncer of the drills' own, before their PostgreSQL."""
+    with private.PgBouncer(postgres) as server:
+        yield server
+
+
 @pytest.fixture(params=["postgres", "mariadb"])
 def server(request):
     """Each server of the drills' own, in turn."""

@@ -184,12 +184,26 @@ class Postgres(PrivateServer):
         )
         return len(rows)
 
-    def set_read_only(self, database, *, read_only):
-        """Let no new transaction write, as after a failover to a standby; or let it again."""
+    def set_read_only(self, database, *, read_only, keep=False):
+        """Let no new transaction write, as after a failover to a standby; or let it again.
+
+        It holds for new connections; ``keep`` keeps those that there are, as when an address has
+        moved on to another server.
+        """
         value = "on" if read_only else "off"
         self.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = {value}")
-        # It holds for new connections.
-        self.end_connections(database)
+        if not keep:
+            self.end_connections(database)
+
+    def set_connectable(self, database, *, connectable):
+        """Refuse every connection to a database, and end those there are; or take them again."""
+        self.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS {str(connectable).lower()}")
+        if not connectable:
+            self.end_connections(database)
+
+    def set_idle_limit(self, database, seconds):
+        """Close connections that are idle for so long (PostgreSQL 14 and later); new ones only."""
+        self.execute(f"ALTER DATABASE {database} SET idle_session_timeout = '{seconds}s'")
 
 
 class MariaDb(PrivateServer):
@@ -263,6 +277,10 @@ class MariaDb(PrivateServer):
         """Let nobody but root write; or let them again."""
         self.execute(f"SET GLOBAL read_only = {int(read_only)}")
 
+    def set_idle_limit(self, database, seconds):
+        """Close connections that are idle for so long, in any database; new ones only."""
+        self.execute(f"SET GLOBAL wait_timeout = {seconds}")
+
 
 class PgBouncer(PrivateServer):
     """PgBouncer, which pools transactions before a PostgreSQL."""
@@ -290,6 +308,32 @@ class PgBouncer(PrivateServer):
 
     def command(self):
         return program("pgbouncer"), "pgbouncer.ini"
+
+    def stop(self, sign=signal.SIGQUIT):
+        """Stop it at once: what SIGTERM waits for differs by its version."""
+        super().stop(sign)
+
+    def url(self, database="postgres", port=None):
+        """Return the URL of a database, by way of the pool."""
+        return self.postgres.url(database, port or self.port)
+
+    def set_idle_limit(self, database, seconds):
+        """Close connections of clients that are idle for so long, to any database."""
+        with (self.folder / "pgbouncer.ini").open("a") as config:
+            config.write(f"client_idle_timeout = {seconds}\n")
+        self.process.send_signal(signal.SIGHUP)
+
+    def execute(self, statement, database="postgres"):
+        """Run a statement on the server itself."""
+        return self.postgres.execute(statement, database)
+
+    def end_connections(self, database):
+        """End the pool's own connections to a database; return how many there were."""
+        return self.postgres.end_connections(database)
+
+    def set_read_only(self, database, *, read_only):
+        """Let no new transaction write; or let it again."""
+        self.postgres.set_read_only(database, read_only=read_only)
 
 
 @contextlib.contextmanager
