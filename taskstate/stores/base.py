@@ -44,6 +44,8 @@ class DatabaseStore(abc.ABC):
         self._clock = clock
         self._connections: list[BaseDatabaseWrapper] = []
         self._tidy_again_at = -math.inf
+        #: After an outage: what answers may still be a server that takes no writes any more.
+        self._needs_new_connection = False
         self._thread = threading.get_ident()
         #: How many bytes the server takes in a statement; None until it was asked.
         self._packet_bytes: float | None = None
@@ -62,6 +64,7 @@ class DatabaseStore(abc.ABC):
             self._tidy_again_at = -math.inf
             if is_bad_data(error):
                 raise BadDataError(describe(error)) from error
+            self._needs_new_connection = True
             raise
 
     def _write_patiently(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
@@ -103,7 +106,8 @@ class DatabaseStore(abc.ABC):
 
     def tidy(self) -> None:
         """Close connections that are broken, or older than ``CONN_MAX_AGE``: after a failure, when
-        there is a new one, and else now and then.
+        there is a new one, and else now and then.  After an outage, close the one that writes: it
+        may be to a server that was made read-only, while another one has taken over its address.
 
         What is to be closed at once (0) is kept for as long as the writer is busy: to connect
         can cost more than the flush itself.
@@ -112,6 +116,11 @@ class DatabaseStore(abc.ABC):
         if now < self._tidy_again_at:
             return
         self._tidy_again_at = now + TIDY_SECONDS
+        if self._needs_new_connection:
+            self._needs_new_connection = False
+            connection = connections[conf.tasks_database()]
+            if not connection.in_atomic_block:
+                connection.close()
         for connection in _connections_of_this_thread():
             if connection.settings_dict["CONN_MAX_AGE"] == 0:
                 connection.close_at = None

@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from django.db import OperationalError, connections
+from django.db import IntegrityError, OperationalError, connections
 
+from taskstate.stores import BadDataError
 from taskstate.stores.base import TIDY_SECONDS, DatabaseStore
 from tests.factories import make_entry, make_transition
 from tests.stores.test_contract import STORES
@@ -98,6 +99,35 @@ def test_a_broken_connection_is_closed_at_once(written_through, monkeypatch):
     store.tidy()
 
     assert kept.connection is None
+
+
+def fail_with(error, store, monkeypatch):
+    """Let the next write fail, and tidy up as the writer does after it."""
+
+    def fail(connection, batch):
+        raise error
+
+    monkeypatch.setattr(store, "_write_once", fail)
+    with pytest.raises((type(error), BadDataError)):
+        store.write([make_entry(make_transition(hop=2))])
+    store.tidy()
+
+
+def test_after_an_outage_it_connects_anew(written_through, monkeypatch):
+    """It may be to a server that was made read-only, while another took over its address."""
+    store, kept = written_through(None)
+    fail_with(OperationalError("the server is read-only"), store, monkeypatch)
+
+    assert kept.connection is None
+
+
+def test_after_bad_data_it_stays_connected(written_through, monkeypatch):
+    """The halves of the batch follow at once."""
+    store, kept = written_through(None)
+    raw = kept.connection
+    fail_with(IntegrityError("the row is refused"), store, monkeypatch)
+
+    assert kept.connection is raw
 
 
 def test_a_connection_that_a_receiver_opens_is_looked_after(written_through):
