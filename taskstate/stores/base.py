@@ -76,10 +76,10 @@ class DatabaseStore(abc.ABC):
                 # It has ended the caller's transaction, if there was one: the caller has to know.
                 if connection.in_atomic_block:
                     raise
-                if was_open and is_disconnect(error):
+                if is_disconnect(error) and (was_open or _pool_of(connection) is not None):
                     # A server closes what is idle, or is restarted: that alone is no outage.
                     logger.debug("The connection was closed, connecting again: %s", describe(error))
-                    connection.close()
+                    _end(connection)
                     for entry in batch:
                         entry.uncertain = True
                 elif is_conflict(error):
@@ -118,9 +118,7 @@ class DatabaseStore(abc.ABC):
         self._tidy_again_at = now + TIDY_SECONDS
         if self._needs_new_connection:
             self._needs_new_connection = False
-            connection = connections[conf.tasks_database()]
-            if not connection.in_atomic_block:
-                connection.close()
+            _end(connections[conf.tasks_database()])
         for connection in _connections_of_this_thread():
             if connection.settings_dict["CONN_MAX_AGE"] == 0:
                 connection.close_at = None
@@ -161,6 +159,23 @@ def _packet_bytes(connection: BaseDatabaseWrapper) -> float:
         cursor.execute("SELECT @@max_allowed_packet")
         (limit,) = cursor.fetchone()
     return float(limit)
+
+
+def _end(connection: BaseDatabaseWrapper) -> None:
+    """Close a connection for good, and the like of it in its pool, if it is from one."""
+    if connection.in_atomic_block:
+        return
+    pool = _pool_of(connection)
+    if pool is not None and connection.connection is not None:
+        connection.connection.close()
+    connection.close()
+    if pool is not None:
+        pool.check()
+
+
+def _pool_of(connection: BaseDatabaseWrapper) -> Any:
+    """Return the pool that a connection is from, if its options ask for one (Django 5.1)."""
+    return getattr(connection, "pool", None)
 
 
 def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:

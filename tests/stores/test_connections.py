@@ -1,12 +1,15 @@
 """How long the writer's thread keeps its connection."""
 
+import select
 import time
 
+import django
 import pytest
 from django.db import IntegrityError, OperationalError, connections
 
 from taskstate.stores import BadDataError
 from taskstate.stores.base import TIDY_SECONDS, DatabaseStore
+from tests.conftest import LIMIT_SECONDS, use_database
 from tests.factories import make_entry, make_transition
 from tests.stores.test_contract import STORES
 
@@ -172,6 +175,35 @@ def test_a_connection_that_the_server_has_closed_is_no_outage(server_database, m
 
     assert [change.entry for change in written.changes] == [entry]
     assert entry.uncertain
+
+
+@pytest.fixture
+def pool(settings, django_db_setup, django_db_blocker, monkeypatch):
+    """A full pool of PostgreSQL's, which the writer's connection is from."""
+    if django.VERSION < (5, 1):
+        pytest.skip("Django has pools from 5.1 on")
+    with use_database("postgres", settings, django_db_blocker):
+        connection = connections["postgres"]
+        connection.close()
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "pool", {"min_size": 4})
+        connection.pool.open(wait=True)
+        yield connection.pool
+        connection.close()
+        connection.close_pool()
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_pool_whose_connections_the_server_has_closed_is_no_outage(pool, make_store):
+    """However many of them there are."""
+    store = make_store()
+    ends = [pool.getconn() for _ in range(pool.get_stats()["pool_size"])]
+    for raw in ends:
+        raw.execute("SET idle_session_timeout = 1")
+    for raw in ends:
+        select.select([raw], [], [], LIMIT_SECONDS)
+        pool.putconn(raw)
+
+    store.write([make_entry(make_transition())])
 
 
 @pytest.mark.parametrize("make_store", STORES)
