@@ -6,11 +6,15 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import logging
 import operator
 import os
+import sys
 from multiprocessing.util import Finalize
+from typing import Any
 from weakref import WeakSet
 
 from .flusher import Stats
@@ -74,12 +78,42 @@ def watch(writer: Writer) -> None:
                 after_in_parent=_after_fork_in_parent,
                 after_in_child=_after_fork_in_child,
             )
+        _watch_uwsgi()
         _state.fork_hook_installed = True
     if _state.exit_hook_pid != os.getpid():
         # Runs at the exit of multiprocessing's children too, where atexit's handlers don't
         # before Python 3.13; a child has to register its own.
         Finalize(None, _stop_writers, exitpriority=0)
         _state.exit_hook_pid = os.getpid()
+
+
+def _watch_uwsgi() -> None:
+    """Let uWSGI tell of its forks: it forks its workers in C, by default without Python's hooks."""
+    uwsgi: Any = sys.modules.get("uwsgi")  # It is there in uWSGI's own processes only.
+    if uwsgi is None:
+        return
+    if not getattr(uwsgi, "has_threads", True):
+        logger.warning(
+            "uWSGI runs no threads of Python's here, so task states are written only while it "
+            "serves requests, and when it stops. The cure is its option enable-threads."
+        )
+    if uwsgi.masterpid() == os.getpid() and "py-call-uwsgi-fork-hooks" not in uwsgi.opt:
+        logger.warning(
+            "This process tracks messages before uWSGI forks its workers from it, and now runs a "
+            "thread: a worker may hang at birth then. The cure is one of uWSGI's options "
+            "py-call-uwsgi-fork-hooks and lazy-apps."
+        )
+    with contextlib.suppress(Exception):  # It raises where there is no master process.
+        # Were it imported later, its hook would take the place of ours.
+        importlib.import_module("uwsgidecorators")
+    inner = getattr(uwsgi, "post_fork_hook", None)
+
+    def post_fork_hook() -> None:
+        _after_fork_in_child()
+        if inner is not None:
+            inner()
+
+    uwsgi.post_fork_hook = post_fork_hook
 
 
 def _before_fork() -> None:

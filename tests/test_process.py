@@ -1,6 +1,8 @@
 """The public functions, over all writers of the process."""
 
 import dataclasses
+import os
+import sys
 from types import SimpleNamespace
 from weakref import WeakSet
 
@@ -91,3 +93,46 @@ def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
     process._state.writers.clear()
 
     assert caplog.text.count("ZeroDivisionError") == 2
+
+
+@pytest.fixture
+def uwsgi(monkeypatch):
+    """What uWSGI puts into its processes; nobody has hooked into them, or into it."""
+    module = SimpleNamespace(has_threads=1, masterpid=os.getppid, opt={})
+    monkeypatch.setitem(sys.modules, "uwsgi", module)
+    monkeypatch.setattr(process, "_state", process._State())
+    monkeypatch.setattr(process.os, "register_at_fork", lambda **hooks: None)
+    return module
+
+
+def test_a_fork_that_only_uwsgi_tells_of(uwsgi):
+    """The child begins anew, and a hook of somebody else's is called as well."""
+    calls = []
+    uwsgi.post_fork_hook = lambda: calls.append("theirs")
+    state = StateMiddleware()
+    buffer = state._writer._buffer
+    process.watch(state._writer)
+
+    uwsgi.post_fork_hook()
+
+    assert state._writer._buffer is not buffer
+    assert calls == ["theirs"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "warnings"),
+    [
+        ({}, []),
+        ({"has_threads": 0}, ["enable-threads"]),
+        ({"masterpid": os.getpid}, ["lazy-apps"]),
+        ({"masterpid": os.getpid, "opt": {"py-call-uwsgi-fork-hooks": True}}, []),
+    ],
+)
+def test_what_uwsgi_has_to_be_told(uwsgi, changes, warnings, caplog):
+    """Once: neither a writer that hardly ever runs nor a worker that hangs is to be a riddle."""
+    vars(uwsgi).update(changes)
+    for state in [StateMiddleware(), StateMiddleware()]:
+        process.watch(state._writer)
+
+    assert len(caplog.records) == len(warnings)
+    assert all(text in caplog.text for text in warnings)
