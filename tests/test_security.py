@@ -294,6 +294,12 @@ def test_the_log_names_no_value_if_a_receiver_fails(error, sqlite, broker, log):
     assert SECRET not in log.text
 
 
+def execute(connection, sql):
+    """Run a statement of ``FAULTS``, by whatever connection there is by now."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.format(table=Task._meta.db_table))
+
+
 def syntax_error(execute, sql, params, many, context):
     """Let the database quote a statement that holds parameters, as drivers write them into it."""
     if "INTO taskstate_task" in sql.replace('"', "").replace("`", ""):
@@ -361,11 +367,10 @@ def test_the_log_names_no_value_that_the_database_quotes(
     state = alone(store=store, synchronous=synchronous)
     connection = connections[database]
     with contextlib.ExitStack() as stack:
-        cursor = stack.enter_context(connection.cursor())
         for sql in breaking:
-            cursor.execute(sql.format(table=Task._meta.db_table))
+            execute(connection, sql)
         for sql in reversed(mending):
-            stack.callback(cursor.execute, sql.format(table=Task._meta.db_table))
+            stack.callback(execute, connection, sql)
         stack.callback(Task.objects.all().delete)
         if not breaking:
             stack.enter_context(connection.execute_wrapper(syntax_error))
