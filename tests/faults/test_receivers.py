@@ -98,8 +98,10 @@ class Receivers:
             self.ended_at = time.monotonic()
             self.dawdled.set()
 
-    def _flush(self, **kwargs):
-        self.flushes.append(taskstate.flush(LIMIT_SECONDS))
+    def _flush(self, task, **kwargs):
+        # Not for the slow one: its "done" is to be written by the writer's own turn.
+        if task.description != SLOW:
+            self.flushes.append(taskstate.flush(LIMIT_SECONDS))
 
     def _send(self, task, **kwargs):
         if (task.description, task.status) == (USUAL, "done"):
@@ -163,8 +165,8 @@ def test_receivers_that_misbehave(store, waits, database, caplog, report):
     assert rows == expected
     assert len(receivers.follow_ups) == MESSAGES
     assert heard == receivers.heard_last
-    assert len(heard) == receivers.calls == raised == len(receivers.flushes)
-    assert all(receivers.flushes)
+    assert len(heard) == receivers.calls == raised
+    assert receivers.flushes == [True for message_id, *_ in heard if message_id != slow]
     for message_id in ids:
         present, transitions = told_of(message_id, heard)
         assert present[-1] == "done"
