@@ -156,13 +156,15 @@ class Buffer:
     def absorb(self) -> int:
         """Coalesce what was pushed so far; return how many transitions that were."""
         absorbed = 0
+        # Counted first: then all that a thread has pushed before it waits is among the raw ones.
+        awaited = len(self._awaited)
         for _ in range(len(self._raw)):
             try:
                 pushed = self._raw.popleft()
             except IndexError:  # A pusher had to shed it.
                 break
             absorbed += self._merge(pushed) is not None
-        for _ in range(len(self._awaited)):
+        for _ in range(awaited):
             pushed, latch = self._awaited.popleft()
             entry = self._merge(pushed)
             if entry is None:

@@ -227,6 +227,26 @@ def test_an_awaited_fact_is_merged_like_any_other():
     assert is_open(latch)
 
 
+def test_an_awaited_fact_comes_with_what_its_thread_pushed_before():
+    """Though both are pushed in the middle of an absorb: "running" isn't left behind, to lose to
+    a "done" that is told without it."""
+
+    def push_in_between(transition):
+        if transition.message_id == make_id(1):
+            buffer.push(make_transition(Status.RUNNING, message_id=make_id(2)))
+            awaited(buffer, make_transition(Status.DONE, message_id=make_id(2)))
+        return transition
+
+    buffer = Buffer(100, fit=push_in_between)
+    buffer.push(make_transition(message_id=make_id(1)))
+    found = []
+    for _ in range(2):
+        buffer.absorb()
+        found += [entry.statuses for entry in buffer.take(MANY)]
+
+    assert found == [(Status.ENQUEUED,), (Status.RUNNING, Status.DONE)]
+
+
 def test_a_message_may_be_awaited_twice():
     """Two runs of it at once, after a crash: both are let go, even if a write failed between."""
     buffer = Buffer(10, fit=as_it_is)
