@@ -69,15 +69,16 @@ class DatabaseStore(abc.ABC):
 
     def _write_patiently(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
         for _ in range(TRIES - 1):
-            was_open = connection.connection is not None
             try:
                 return self._write_what_fits(connection, batch)
             except Error as error:
                 # It has ended the caller's transaction, if there was one: the caller has to know.
                 if connection.in_atomic_block:
                     raise
-                if is_disconnect(error) and (was_open or _pool_of(connection) is not None):
-                    # A server closes what is idle, or is restarted: that alone is no outage.
+                could_connect = connection.connection is not None
+                if could_connect and is_disconnect(error):
+                    # A server closes what is idle, or is restarted: that alone is no outage.  A
+                    # pool, Django's or PgBouncer, gives such connections to those who just came.
                     logger.debug("The connection was closed, connecting again: %s", describe(error))
                     _end(connection)
                     for entry in batch:
@@ -165,17 +166,12 @@ def _end(connection: BaseDatabaseWrapper) -> None:
     """Close a connection for good, and the like of it in its pool, if it is from one."""
     if connection.in_atomic_block:
         return
-    pool = _pool_of(connection)
+    pool: Any = getattr(connection, "pool", None)  # From Django 5.1 on.
     if pool is not None and connection.connection is not None:
         connection.connection.close()
     connection.close()
     if pool is not None:
         pool.check()
-
-
-def _pool_of(connection: BaseDatabaseWrapper) -> Any:
-    """Return the pool that a connection is from, if its options ask for one (Django 5.1)."""
-    return getattr(connection, "pool", None)
 
 
 def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:

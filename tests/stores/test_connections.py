@@ -6,6 +6,7 @@ import time
 import django
 import pytest
 from django.db import IntegrityError, OperationalError, connections
+from django.db.backends.signals import connection_created
 
 from taskstate.stores import BadDataError
 from taskstate.stores.base import TIDY_SECONDS, DatabaseStore
@@ -175,6 +176,26 @@ def test_a_connection_that_the_server_has_closed_is_no_outage(server_database, m
 
     assert [change.entry for change in written.changes] == [entry]
     assert entry.uncertain
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_new_connection_that_is_closed_at_once_is_no_outage(server_database, make_store):
+    """PgBouncer closes one whose query it has given to a connection that the server has closed."""
+    store = make_store()
+    connection = connections[server_database]
+    connection.close()
+    new = []
+
+    def end(connection, **kwargs):
+        new.append(connection)
+        if len(new) == 1:
+            end_by_the_server(connection)
+
+    connection_created.connect(end)
+    try:
+        store.write([make_entry(make_transition())])
+    finally:
+        connection_created.disconnect(end)
 
 
 @pytest.fixture
