@@ -10,7 +10,7 @@ from tests.conftest import LIMIT_SECONDS
 ESTABLISHED = "01"
 
 
-def until(condition, limit=LIMIT_SECONDS, pause=0.1):
+def until(condition, limit=LIMIT_SECONDS * 4, pause=0.1):
     """Wait until it is so; return how many seconds that took."""
     began = time.monotonic()
     pauses = threading.Event()
