@@ -8,7 +8,6 @@ the way can be held against the story.
 import re
 import threading
 import time
-from importlib.metadata import version
 
 import dramatiq
 import pytest
@@ -21,7 +20,7 @@ import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.transitions import FINISHED
 from tests.conftest import LIMIT_SECONDS
-from tests.harness import POSITIONS, Workers, make_broker, task_of
+from tests.harness import AGE_LIMIT_SKIPS, POSITIONS, Workers, make_broker, task_of
 
 STATE = {
     "user_pk": "42",
@@ -31,10 +30,6 @@ STATE = {
     "something_else": [1, 2, 3],
 }
 FACTS = {"user_id": 42, "model_name": "Invoice", "app_name": "shop", "description": "Export 7"}
-
-
-#: Before 1.13 it does what ``message.fail()`` does, and nothing tells one from the other.
-AGE_LIMIT_SKIPS = tuple(map(int, version("dramatiq").split(".")[:2])) >= (1, 13)
 
 
 class Boom(Exception):
