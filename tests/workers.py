@@ -78,6 +78,8 @@ class Rundramatiq:
             cwd=ROOT,
             stdout=self.log,
             stderr=self.log,
+            # A group of its own, which can be killed as a whole.
+            start_new_session=True,
         )
 
     def __enter__(self):
@@ -96,8 +98,13 @@ class Rundramatiq:
         try:
             assert self.process.wait(LIMIT_SECONDS * 2) == 0, self.output()[-4000:]
         finally:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
+
+    def kill(self):
+        """Kill all of them at once."""
+        with contextlib.suppress(ProcessLookupError):  # They have ended.
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def ready(self):
         """Return the ids of the worker processes that were ready so far."""

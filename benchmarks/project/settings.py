@@ -39,7 +39,7 @@ DRAMATIQ_BROKER = services.broker(
         "dramatiq.middleware.Callbacks",
         "dramatiq.middleware.CurrentMessage",
         "dramatiq.middleware.Retries",
-        os.environ.get("DEMO_MIDDLEWARE", "taskstate.middleware.StateMiddleware"),
+        *os.environ.get("DEMO_MIDDLEWARE", "taskstate.middleware.StateMiddleware").split(","),
     ],
     json.loads(os.environ.get("DEMO_BROKER_OPTIONS", "{}")),
 )
