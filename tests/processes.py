@@ -29,18 +29,32 @@ def environment(alias, **more):
 
 def run_script(code, env):
     """Run a script to its end; return what it printed."""
-    done = subprocess.run(
+    script = start_script(code, env)
+    output, errors = end_script(script)
+    assert script.returncode == 0, errors
+    assert "Traceback" not in errors, errors
+    return output
+
+
+def start_script(code, env):
+    """Start a script; ``end_script`` has to follow."""
+    return subprocess.Popen(
         [sys.executable, "-c", code],
         env=env,
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=LIMIT_SECONDS * 2,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout
+
+
+def end_script(script):
+    """Wait for a script's end; return what it printed, and its errors."""
+    try:
+        return script.communicate(timeout=LIMIT_SECONDS * 2)
+    finally:
+        script.kill()
+        script.wait()
 
 
 class LiveProcess:

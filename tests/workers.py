@@ -71,6 +71,8 @@ class Rundramatiq:
     """
 
     def __init__(self, env, *options):
+        #: With what they are expected to end.
+        self.exit_status = 0
         self.log = tempfile.TemporaryFile("w+", dir=servers.FOLDER)  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "django", "rundramatiq", *options],
@@ -96,7 +98,8 @@ class Rundramatiq:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            assert self.process.wait(LIMIT_SECONDS * 2) == 0, self.output()[-4000:]
+            status = self.process.wait(LIMIT_SECONDS * 2)
+            assert status == self.exit_status, self.output()[-4000:]
         finally:
             self.kill()
 

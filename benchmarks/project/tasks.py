@@ -10,7 +10,7 @@ import dramatiq
 from dramatiq.middleware import CurrentMessage
 
 QUEUE = os.environ.get("DEMO_QUEUE", "demo")
-WORK_SECONDS = 0.004
+WORK_SECONDS = float(os.environ.get("DEMO_WORK_SECONDS", "0.004"))
 BACKOFF = {"min_backoff": 300, "max_backoff": 900}
 
 

@@ -16,15 +16,18 @@ import pytest
 from benchmarks.project import services
 from tests import servers
 
-START_SECONDS = 60
+START_SECONDS = 120
 HOST = "127.0.0.1"
 #: Where Debian keeps what isn't on the PATH.
 MORE_PATH = [*sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin"))), "/usr/sbin"]
+#: What is on the PATH under this name is a wrapper, for the machine's own node.
+RABBITMQ_PATH = "/usr/lib/rabbitmq/bin"
 
 
-def program(name):
+def program(name, *folders):
     """Return the path of a server's program, or skip the test; the summary says so."""
-    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *MORE_PATH]))
+    folders = [*folders, os.environ.get("PATH", ""), *MORE_PATH]
+    path = shutil.which(name, path=os.pathsep.join(folders))
     if path is None and servers.required():
         pytest.fail(f"{name} isn't installed, and TASKSTATE_TEST_SERVERS=required")
     return path or pytest.skip(f"{name} isn't installed")
@@ -42,6 +45,9 @@ class PrivateServer:
     """
 
     USER = ""
+
+    #: Of its process; None is that of the tests.
+    environment = None
 
     def __init__(self):
         self.port = free_port()
@@ -86,7 +92,11 @@ class PrivateServer:
     def start(self):
         """Start it, and wait until it answers."""
         self.process = subprocess.Popen(
-            self._as_user(self.command()), stdout=self._log, stderr=self._log, cwd=self.folder
+            self._as_user(self.command()),
+            env=self.environment,
+            stdout=self._log,
+            stderr=self._log,
+            cwd=self.folder,
         )
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
@@ -334,6 +344,46 @@ class PgBouncer(PrivateServer):
     def set_read_only(self, database, *, read_only):
         """Let no new transaction write; or let it again."""
         self.postgres.set_read_only(database, read_only=read_only)
+
+
+class Redis(PrivateServer):
+    """Redis, which writes nothing to disk."""
+
+    def command(self):
+        yield program("redis-server")
+        yield from ("--port", self.port, "--bind", HOST, "--save", "", "--appendonly", "no")
+
+    def url(self, database=0):
+        return f"redis://{HOST}:{self.port}/{database}"
+
+
+class RabbitMq(PrivateServer):
+    """RabbitMQ, a node of its own."""
+
+    USER = "rabbitmq"
+
+    def __init__(self):
+        super().__init__()
+        self.environment = {
+            **os.environ,
+            "ERL_EPMD_ADDRESS": HOST,
+            "HOME": str(self.folder),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "none"),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "logs"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_NODE_IP_ADDRESS": HOST,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODENAME": f"drill{self.port}@localhost",
+        }
+
+    def command(self):
+        return [program("rabbitmq-server", RABBITMQ_PATH)]
+
+    def url(self):
+        return f"amqp://guest:guest@{HOST}:{self.port}/"
 
 
 @contextlib.contextmanager
