@@ -40,21 +40,18 @@ class AckLog(dramatiq.Middleware):
 
     def _time(self, execute, *arguments):
         began = time.monotonic()
+        self._note("begun", began, began)
         try:
             return execute(*arguments)
         finally:
             self._note("statement", began, time.monotonic())
 
     def _measure_lateness(self):
-        longest = 0.0
         never = threading.Event()
         while True:
             due = time.monotonic() + SLEEP_SECONDS
             never.wait(SLEEP_SECONDS)
-            now = time.monotonic()
-            if now - due > longest:
-                longest = now - due
-                self._note("late", due, now)
+            self._note("late", due, time.monotonic())
 
     def _note(self, *words):
         # One write each: threads don't mix their lines, and the kernel has it from then on.
@@ -73,8 +70,8 @@ class AckReader:
         self.last = {}
         #: Of each process: when it acknowledged something.
         self.moments = {}
-        #: The longest statement, and how late a thread woke up at most, in seconds.
-        self.longest = {"statement": 0.0, "late": 0.0}
+        #: Of each process and kind of delay: when it began and ended.
+        self._delays = {}
         for path in folder.iterdir():
             pid = int(path.name)
             self.moments[pid] = []
@@ -85,4 +82,24 @@ class AckReader:
                     self.moments[pid].append(moment)
                     self.last[first] = max(self.last.get(first, (0.0, 0)), (moment, pid))
                 else:
-                    self.longest[kind] = max(self.longest[kind], float(second) - float(first))
+                    self._delays.setdefault((pid, kind), []).append((float(first), float(second)))
+
+    def longest_statement(self, pid, since, until):
+        """Return how long a statement of a process took in a time at most, the one included that
+        was under way at its end."""
+        statements = self._delays.get((pid, "statement"), [])
+        begun, _ = self._delays.get((pid, "begun"), [(until, until)])[-1]
+        if begun not in {began for began, _ in statements}:
+            statements = [*statements, (begun, until)]
+        return _longest(statements, since)
+
+    def longest_lateness(self, pid, since, until):
+        """Return how late a thread of a process woke up in a time at most, the one included that
+        slept at its end."""
+        delays = self._delays.get((pid, "late"), [(until, until)])
+        _, last = delays[-1]
+        return _longest([*delays, (last + SLEEP_SECONDS, until)], since)
+
+
+def _longest(delays, since):
+    return max((ended - began for began, ended in delays if ended >= since), default=0.0)
