@@ -103,15 +103,17 @@ def _watch_uwsgi() -> None:
             "thread: a worker may hang at birth then. The cure is one of uWSGI's options "
             "py-call-uwsgi-fork-hooks and lazy-apps."
         )
+    others = [getattr(uwsgi, "post_fork_hook", None)]
     with contextlib.suppress(Exception):  # It raises where there is no master process.
-        # Were it imported later, its hook would take the place of ours.
+        # Its hook takes the place of whatever is there: later, it would take that of ours.
         importlib.import_module("uwsgidecorators")
-    inner = getattr(uwsgi, "post_fork_hook", None)
+    others.append(getattr(uwsgi, "post_fork_hook", None))
 
     def post_fork_hook() -> None:
         _after_fork_in_child()
-        if inner is not None:
-            inner()
+        for other in dict.fromkeys(others):
+            if other is not None:
+                other()
 
     uwsgi.post_fork_hook = post_fork_hook
 

@@ -95,20 +95,26 @@ def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
     assert caplog.text.count("ZeroDivisionError") == 2
 
 
+def decorate(module, name):
+    """Do what an import of ``uwsgidecorators`` does."""
+    assert name == "uwsgidecorators"
+    module.post_fork_hook = lambda: module.calls.append("decorated")
+
+
 @pytest.fixture
 def uwsgi(monkeypatch):
     """What uWSGI puts into its processes; nobody has hooked into them, or into it."""
-    module = SimpleNamespace(has_threads=1, masterpid=os.getppid, opt={})
+    module = SimpleNamespace(has_threads=1, masterpid=os.getppid, opt={}, calls=[])
     monkeypatch.setitem(sys.modules, "uwsgi", module)
+    monkeypatch.setattr(process.importlib, "import_module", lambda name: decorate(module, name))
     monkeypatch.setattr(process, "_state", process._State())
     monkeypatch.setattr(process.os, "register_at_fork", lambda **hooks: None)
     return module
 
 
 def test_a_fork_that_only_uwsgi_tells_of(uwsgi):
-    """The child begins anew, and a hook of somebody else's is called as well."""
-    calls = []
-    uwsgi.post_fork_hook = lambda: calls.append("theirs")
+    """The child begins anew, and hooks of somebody else's are called as well."""
+    uwsgi.post_fork_hook = lambda: uwsgi.calls.append("theirs")
     state = StateMiddleware()
     buffer = state._writer._buffer
     process.watch(state._writer)
@@ -116,7 +122,7 @@ def test_a_fork_that_only_uwsgi_tells_of(uwsgi):
     uwsgi.post_fork_hook()
 
     assert state._writer._buffer is not buffer
-    assert calls == ["theirs"]
+    assert uwsgi.calls == ["theirs", "decorated"]
 
 
 @pytest.mark.parametrize(
