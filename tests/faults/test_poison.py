@@ -12,6 +12,7 @@ import uuid
 
 import pytest
 from django.db import connections
+from django.db.backends.signals import connection_created
 
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
@@ -255,9 +256,16 @@ def test_a_file_that_takes_no_writes(store, sqlite, caplog, report):
 
 @contextlib.contextmanager
 def query_only():
-    with connections["default"].cursor() as cursor:
-        cursor.execute("PRAGMA query_only = ON")
-        try:
-            yield
-        finally:
-            cursor.execute("PRAGMA query_only = OFF")
+    """Let no connection to the SQLite file write: neither the present one nor later ones."""
+
+    def forbid(connection, **kwargs):
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA query_only = ON")
+
+    forbid(connections["default"])
+    connection_created.connect(forbid)
+    try:
+        yield
+    finally:
+        connection_created.disconnect(forbid)
+        connections["default"].close()

@@ -335,13 +335,18 @@ def test_bad_data_is_called_so(store, database):
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
 def test_a_batch_that_the_server_may_not_take_is_not_sent(store, database, monkeypatch):
-    """The writer halves it, until it fits or a row is alone: that one the server judges."""
+    """The writer halves it, until it fits or a row is alone: that one the server judges.  The
+    connection stays."""
     monkeypatch.setattr(base, "_packet_bytes", lambda connection: 20_000.0)
     batch = [make_entry(make_transition(message_id=make_id(n))) for n in (1, 2)]
+    connections[database].ensure_connection()
+    connection = connections[database].connection
 
     with pytest.raises(BadDataError, match="max_allowed_packet"):
         store.write(batch)
     assert Task.objects.count() == 0
+    store.tidy()
+    assert connections[database].connection is connection
 
     for entry in batch:
         store.write([entry])
