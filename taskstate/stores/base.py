@@ -60,10 +60,8 @@ class DatabaseStore(abc.ABC):
         connection = connections[conf.tasks_database()]
         try:
             return self._write_patiently(connection, batch)
-        except (
-            BadDataError
-        ):  # It is too large, and was not sent: the connection is as good as ever.
-            raise
+        except BadDataError:
+            raise  # It is too large, and was not sent: the connection is as good as ever.
         except Exception as error:
             self._tidy_again_at = -math.inf
             if is_bad_data(error):
