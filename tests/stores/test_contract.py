@@ -429,7 +429,7 @@ class trigger:
             for event in ("INSERT", "UPDATE")
         ],
         "postgresql": [
-            "CREATE OR REPLACE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             "IF NEW.description = 'forbidden' THEN RAISE EXCEPTION 'forbidden'; END IF; "
             "RETURN NEW; END $$",
             "CREATE TRIGGER forbid BEFORE INSERT OR UPDATE ON taskstate_task "
@@ -443,7 +443,7 @@ class trigger:
         ],
     }
     DROP = {
-        "postgresql": ["DROP TRIGGER forbid ON taskstate_task"],
+        "postgresql": ["DROP TRIGGER forbid ON taskstate_task", "DROP FUNCTION forbid()"],
     }
     DROP_BOTH = ["DROP TRIGGER forbid_INSERT", "DROP TRIGGER forbid_UPDATE"]
     DROP_ROW = {
