@@ -23,7 +23,7 @@ bench: $(VENV)/.bench
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-faults: $(VENV)/.test
+faults: $(VENV)/.faults
 	$(VENV)/bin/python -m pytest tests/faults --durations 0 --durations-min 10 $(ARGS)
 
 lint: $(VENV)/.lint
@@ -50,6 +50,9 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(call install,demo$(comma)servers$(comma)test)
+
+$(VENV)/.faults: pyproject.toml | $(VENV)/bin/python
+	$(call install,demo$(comma)servers$(comma)test$(comma)faults)
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
 	$(call install,demo$(comma)servers$(comma)test$(comma)lint)

@@ -70,6 +70,16 @@ class Fitter:
     def _fitted(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
         try:
             return self._fit(raw, names_of)
+        except Exception as error:  # noqa: BLE001 - whatever a value raises when it is asked
+            return self._without_state(raw, names_of, error)
+
+    def _without_state(
+        self, raw: MessageFields, names_of: Callable[..., Names], error: Exception
+    ) -> MessageFields | None:
+        """Track the task at least, if all that is wrong is its for_state."""
+        stateless = raw._replace(user_pk=None, description="", model_name="", app_name="")
+        try:
+            fitted = self._fit(stateless, names_of)
         except Exception:
             logger.exception(
                 "Message %s of actor %s could not be tracked; it is processed as ever.",
@@ -77,6 +87,16 @@ class Fitter:
                 raw.actor_name,
             )
             return None
+        if fitted is not None:
+            self._warn_once(
+                fitted.actor_name,
+                "A task of actor %s is tracked without its for_state: message %s holds a value in it "
+                "that can't be made text. Send texts and numbers. Later ones of this actor are not "
+                "logged.",
+                raw.message_id,
+                exc_info=error,
+            )
+        return fitted
 
     def _fit(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
         message_id, timestamp, user_pk, actor_name, queue_name, description, model, app = raw
@@ -130,11 +150,13 @@ class Fitter:
             self._find_user_key = user_key
         return self._find_user_key()
 
-    def _warn_once(self, actor_name: str, text: str, *details: object) -> None:
+    def _warn_once(
+        self, actor_name: str, text: str, *details: object, exc_info: Exception | None = None
+    ) -> None:
         key = (text, actor_name)
         if key not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(key)
-            logger.warning(text, actor_name, *details)
+            logger.warning(text, actor_name, *details, exc_info=exc_info)
 
 
 def _names(actor_name: object, queue_name: Any, model_name: object, app_name: object) -> Names:

@@ -27,10 +27,10 @@ def environment(alias, **more):
     }
 
 
-def run_script(code, env):
+def run_script(code, env, limit=LIMIT_SECONDS * 2):
     """Run a script to its end; return what it printed."""
     script = start_script(code, env)
-    output, errors = end_script(script)
+    output, errors = end_script(script, limit)
     assert script.returncode == 0, errors
     assert "Traceback" not in errors, errors
     return output
@@ -48,10 +48,10 @@ def start_script(code, env):
     )
 
 
-def end_script(script):
+def end_script(script, limit=LIMIT_SECONDS * 2):
     """Wait for a script's end; return what it printed, and its errors."""
     try:
-        return script.communicate(timeout=LIMIT_SECONDS * 2)
+        return script.communicate(timeout=limit)
     finally:
         script.kill()
         script.wait()

@@ -70,6 +70,27 @@ def test_fitting_never_raises(fitter, monkeypatch, caplog):
     assert f"Message {make_id(5)} of actor act could not be tracked" in caplog.text
 
 
+class Textless:
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("key", ["description", "model_name", "app_name"])
+def test_a_value_without_a_text_costs_the_task_its_state_alone(key, fitter, caplog):
+    """It is tracked all the same, and the log says once what is wrong."""
+    message = make_message({}, message_id=make_id(5))
+    for _ in range(2):
+        fields = fitter.collect(message, {"user_pk": 1, "description": "a", key: Textless()})
+
+        assert fields.message_id == make_id(5)
+        assert fields[2:] == (None, "act", "default", "", "", "")
+
+    assert caplog.text.count("of actor act is tracked without its for_state") == 1
+    assert f"message {make_id(5)} holds a value in it" in caplog.text
+    assert caplog.text.count("Traceback") == 1
+    assert "raise ZeroDivisionError" in caplog.text
+
+
 def test_names_are_shared(fitter):
     """Tasks that wait by the hundred thousand hold few different ones."""
     facts = []

@@ -51,7 +51,7 @@ class Gunicorn(WebServer):
     """Gunicorn: the application is loaded once, then 4 workers are forked."""
 
     def command(self):
-        assert importlib.util.find_spec("gunicorn"), "gunicorn belongs to what the tests need"
+        assert importlib.util.find_spec("gunicorn"), "gunicorn belongs to what the drills need"
         yield from (sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{self.port}")
         yield from ("--workers", "4", "--pid", "pid", *self.options, APPLICATION)
 
@@ -61,7 +61,7 @@ class Uwsgi(WebServer):
 
     def command(self):
         program = Path(sys.executable).with_name("pyuwsgi")
-        assert program.exists(), "pyuwsgi belongs to what the tests need"
+        assert program.exists(), "pyuwsgi belongs to what the drills need"
         yield from (program, "--http-socket", f"{HOST}:{self.port}", "--master")
         yield from ("--processes", "4", "--master-fifo", "fifo", *self.options)
         yield from ("--module", APPLICATION)

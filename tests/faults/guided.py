@@ -1,0 +1,55 @@
+"""Atheris, which breeds inputs by what they reach of our code, with Hypothesis to make examples of
+them.  For a process of its own: it rewrites our code, and ends its process.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["taskstate"]):
+    import django
+
+    django.setup()
+    import taskstate.middleware
+    import taskstate.stores.choice  # noqa: F401 - what opens a store imports it late
+
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.faults.test_fuzz import SEQUENCES, Fuzz, formatted_log
+
+#: It starts from so many inputs of random bytes, each long enough to make examples of.
+SEEDS = 50
+LENGTH = 16_384
+
+
+def main(inputs, folder):
+    """Try so many inputs, which it breeds in ``folder``, and print what came of them."""
+    for number in range(SEEDS):
+        Path(folder, str(number)).write_bytes(os.urandom(LENGTH))
+    fuzz = Fuzz("auto")
+    tried = 0
+
+    @hypothesis_settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(waits=st.booleans(), sequences=SEQUENCES)
+    def check(waits, sequences):
+        fuzz.check(waits, sequences)
+
+    def one_input(data):
+        nonlocal tried
+        check.hypothesis.fuzz_one_input(data)
+        tried += 1
+        if tried == inputs:
+            found = {"inputs": tried, "sequences": fuzz.sequences, "rows": fuzz.rows}
+            print(json.dumps(found), flush=True)
+            os._exit(0)
+
+    with formatted_log():
+        atheris.Setup(
+            [sys.argv[0], folder, f"-max_len={LENGTH}", "-len_control=0", "-verbosity=0"], one_input
+        )
+        atheris.Fuzz()
