@@ -90,9 +90,9 @@ class Fitter:
         if fitted is not None:
             self._warn_once(
                 fitted.actor_name,
-                "A task of actor %s is tracked without its for_state: message %s holds a value in it "
-                "that can't be made text. Send texts and numbers. Later ones of this actor are not "
-                "logged.",
+                "A task of actor %s is tracked without its for_state: message %s holds a value in "
+                "it that can't be made text. Send texts and numbers. Later ones of this actor are "
+                "not logged.",
                 raw.message_id,
                 exc_info=error,
             )
