@@ -58,4 +58,4 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
 	$(call install,demo$(comma)servers$(comma)test$(comma)lint)
 
 clean:
-	rm -rf $(VENV) .venv-lint .venv-bench .venv-tox .tox var build dist *.egg-info
+	rm -rf $(VENV) .venv-faults .venv-lint .venv-bench .venv-tox .tox var build dist *.egg-info

@@ -1,6 +1,7 @@
 """What drills share: servers of their own, the database under test, and what they report."""
 
 import os
+import signal
 
 import pytest
 from django.core.management import call_command
@@ -8,6 +9,9 @@ from django.db import connections
 
 from tests.conftest import stop_writers
 from tests.faults import private
+
+# A shell lets what it starts in the background ignore SIGINT, and so would all that starts here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What the drills have found, for the summary: (name of the test, text).
 REPORTS = []
