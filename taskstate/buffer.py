@@ -166,7 +166,11 @@ class Buffer:
             absorbed += self._merge(pushed) is not None
         for _ in range(awaited):
             pushed, latch = self._awaited.popleft()
-            entry = self._merge(pushed)
+            try:
+                entry = self._merge(pushed)
+            except BaseException:
+                latch.open()  # Nobody else will.
+                raise
             if entry is None:
                 latch.open()
             else:

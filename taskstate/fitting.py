@@ -91,10 +91,10 @@ class Fitter:
             self._warn_once(
                 fitted.actor_name,
                 "A task of actor %s is tracked without its for_state: message %s holds a value in "
-                "it that can't be made text. Send texts and numbers. Later ones of this actor are "
-                "not logged.",
+                "it that can't be made text (%s). Send texts and numbers. Later ones of this actor "
+                "are not logged.",
                 raw.message_id,
-                exc_info=error,
+                type(error).__name__,
             )
         return fitted
 
@@ -150,13 +150,11 @@ class Fitter:
             self._find_user_key = user_key
         return self._find_user_key()
 
-    def _warn_once(
-        self, actor_name: str, text: str, *details: object, exc_info: Exception | None = None
-    ) -> None:
+    def _warn_once(self, actor_name: str, text: str, *details: object) -> None:
         key = (text, actor_name)
         if key not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(key)
-            logger.warning(text, actor_name, *details, exc_info=exc_info)
+            logger.warning(text, actor_name, *details)
 
 
 def _names(actor_name: object, queue_name: Any, model_name: object, app_name: object) -> Names:

@@ -140,27 +140,32 @@ class Flusher:
     def _commit_all(self, batch: Sequence[Entry]) -> bool:
         """Commit a batch.  If the database calls a value of it bad, halve it until the row is
         found; anything else that goes wrong puts back what isn't committed."""
+        #: What is neither committed nor refused; the next part comes last.
         parts = [batch]
-        while parts:
-            part = parts.pop()
-            try:
-                self._news += self._commit(part)
-            except BadDataError as error:
-                if len(part) == 1:
-                    self._refuse(part[0], error)
+        try:
+            while parts:
+                try:
+                    news = self._commit(parts[-1])
+                except BadDataError as error:
+                    part = parts.pop()
+                    if len(part) == 1:
+                        self._refuse(part[0], error)
+                    else:
+                        middle = len(part) // 2
+                        parts += [part[middle:], part[:middle]]
                 else:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
-            except BaseException as error:
+                    parts.pop()
+                    self._news += news
+        except BaseException as error:
+            for part in parts[-1:]:
                 for entry in part:
                     entry.uncertain = True
-                rest = [entry for unwritten in reversed(parts) for entry in unwritten]
-                self.buffer.put_back([*part, *rest])
-                self._report_drops()
-                if not isinstance(error, Exception):
-                    raise
-                self.failed(error)
-                return False
+            self.buffer.put_back(entry for part in reversed(parts) for entry in part)
+            self._report_drops()
+            if not isinstance(error, Exception):
+                raise
+            self.failed(error)
+            return False
         return True
 
     def _announce_news(self) -> None:

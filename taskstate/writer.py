@@ -97,8 +97,9 @@ class Writer:
         """Hand over a fact.  One append; it never waits, and never touches the database,
         except where ``SYNCHRONOUS`` asks for just that."""
         if self._seen_changes != conf.changes.count:  # To ask each time would cost 0.2 us.
-            self._seen_changes = conf.changes.count
+            changes = conf.changes.count
             self._is_synchronous = self._config().synchronous
+            self._seen_changes = changes
         if self._is_synchronous:
             self._watch(self)
             self._flusher.write_now(transition)
@@ -366,3 +367,6 @@ class Writer:
         finally:
             self._owner = None
             self._right_to_write.release()
+            # A thread that was started meanwhile has ended for want of it.
+            if self._buffer or self._tickets:
+                self._start()

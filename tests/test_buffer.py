@@ -247,6 +247,20 @@ def test_an_awaited_fact_comes_with_what_its_thread_pushed_before():
     assert found == [(Status.ENQUEUED,), (Status.RUNNING, Status.DONE)]
 
 
+def test_nobody_waits_for_a_fact_that_can_not_be_merged():
+    """Whatever happens to it: nobody else would let them go."""
+
+    def fail(transition):
+        raise MemoryError
+
+    buffer = Buffer(max_pending=10, fit=fail)
+    latch = awaited(buffer, make_transition(Status.DONE))
+    with pytest.raises(MemoryError):
+        buffer.absorb()
+
+    assert latch.wait(0)
+
+
 def test_a_message_may_be_awaited_twice():
     """Two runs of it at once, after a crash: both are let go, even if a write failed between."""
     buffer = Buffer(10, fit=as_it_is)

@@ -87,8 +87,7 @@ def test_a_value_without_a_text_costs_the_task_its_state_alone(key, fitter, capl
 
     assert caplog.text.count("of actor act is tracked without its for_state") == 1
     assert f"message {make_id(5)} holds a value in it" in caplog.text
-    assert caplog.text.count("Traceback") == 1
-    assert "raise ZeroDivisionError" in caplog.text
+    assert "can't be made text (ZeroDivisionError)" in caplog.text
 
 
 def test_names_are_shared(fitter):

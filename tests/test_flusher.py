@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from taskstate import flusher
 from taskstate.transitions import Status
 from tests.bench import Bench, Outage, fail_from_second_on
 from tests.factories import make_id
@@ -137,6 +138,41 @@ def test_one_bad_row_stays_one_bad_row(bench, caplog):
     assert "no such colour" in stats.last_error
     logged = [record.message for record in caplog.records]
     assert [make_id(3) in logged[0], make_id(7) in logged[1]] == [True, True]
+
+
+def test_what_fails_in_refusing_a_row_costs_no_other(bench, monkeypatch):
+    """A handler of the log that raises, say: the rest is kept, and written with the next try."""
+    bench.store.poison = {make_id(1)}
+    bench.push(*range(1, 5))
+
+    def fail(*arguments):
+        monkeypatch.undo()
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(flusher.logger, "error", fail)
+    bench.writer.step()
+    bench.now += 60
+    bench.writer.step()
+
+    assert {fact.message_id for fact in bench.store.committed} == {make_id(n) for n in (2, 3, 4)}
+    assert bench.writer.stats().pending == 0
+
+
+def test_a_refused_row_ends_an_outage(bench, caplog):
+    """The database answers: the next try need not wait, and the operator knows."""
+    bench.store.error = Outage("connection refused")
+    bench.push(1)
+    bench.writer.step()
+    bench.store.error = None
+    bench.store.poison = {make_id(1)}
+    bench.now += 60
+    bench.writer.step()
+    bench.push(2)
+
+    assert bench.writer.step() is None
+
+    assert "written again" in caplog.text
+    assert [fact.message_id for fact in bench.store.committed] == [make_id(2)]
 
 
 def test_an_outage_while_looking_for_a_bad_row_keeps_the_rest(bench):

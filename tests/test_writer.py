@@ -358,6 +358,25 @@ def test_without_a_thread_the_caller_writes(bench, monkeypatch):
     assert len(bench.store.committed) == 1
 
 
+def test_what_is_pushed_while_a_caller_writes_is_not_left_behind(bench):
+    """The thread that this push started had to end: the caller was writing."""
+    bench.push(1)
+
+    def push_another():
+        bench.store.on_write = lambda: None
+        bench.threads = True
+        bench.push(2)
+        for thread in threading.enumerate():
+            if thread.name == writer_module.THREAD_NAME:
+                thread.join(LIMIT_SECONDS)
+
+    bench.store.on_write = push_another
+    bench.writer._write_here(LIMIT_SECONDS)
+
+    wait_until(lambda: len(bench.store.committed) == 2)
+    assert bench.writer.stop(LIMIT_SECONDS)
+
+
 def test_a_forked_child_begins_anew(bench):
     """What was pending is the parent's; its connections are kept from being closed."""
     bench.push(1)

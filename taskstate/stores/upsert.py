@@ -60,35 +60,42 @@ class UpsertStore(DatabaseStore):
             entries = sorted(fence.younger(batch), key=lambda entry: entry.winner.fields.message_id)
             if not entries:
                 return Written(rows=0, unchanged=len(batch), changes=())
-            rows, changes = self._execute(connection, entries, fence.version)
+            returning = self._is_listened()
+            rows, changed = self._execute(connection, entries, fence.version, returning=returning)
             if not rows:
                 # Everything is old, or there was a clear.
                 seen = watermark.look(connection, self._clock)
                 if seen.version != fence.version:
                     fence = seen
                     continue
+            if returning:
+                changed += _committed_before(connection, entries, changed)
+                rows = len(changed)
+            changes = [Change(task_of(entry.winner, connection.alias), entry) for entry in changed]
             return Written(rows, len(batch) - rows, changes)
 
     def _execute(
-        self, connection: BaseDatabaseWrapper, entries: Sequence[Entry], version: int
-    ) -> tuple[int, Sequence[Change]]:
-        """Run the statement; return how many rows it changed, and, if somebody listens, which."""
-        returning = self._is_listened()
+        self,
+        connection: BaseDatabaseWrapper,
+        entries: Sequence[Entry],
+        version: int,
+        *,
+        returning: bool,
+    ) -> tuple[int, list[Entry]]:
+        """Run the statement; return how many rows it changed, and, if that is asked, which."""
         dialect = self._dialect(connection)
         parameters = dialect.parameters([entry.winner for entry in entries], version)
         with connection.cursor() as cursor:
             cursor.execute(dialect.statement(returning=returning), parameters)
             if not returning:
-                return dialect.rows(cursor.rowcount, sent=len(entries)), ()
+                return dialect.rows(cursor.rowcount, sent=len(entries)), []
             ranks = {_key(message_id): rank for message_id, rank in cursor.fetchall()}
         changed = [
             entry
             for entry in entries
             if ranks.get(_key(entry.winner.message_id)) == entry.winner.rank
         ]
-        changed += _committed_before(connection, entries, changed)
-        changes = [Change(task_of(entry.winner, connection.alias), entry) for entry in changed]
-        return len(changes), changes
+        return len(changed), changed
 
     def _dialect(self, connection: BaseDatabaseWrapper) -> Dialect:
         dialect = self._dialects.get(connection)
@@ -101,13 +108,14 @@ def _committed_before(
     connection: BaseDatabaseWrapper, entries: Sequence[Entry], changed: Sequence[Entry]
 ) -> list[Entry]:
     """Return those that an earlier try has committed without our hearing of it: their rows have
-    our rank, and yet this try didn't change them."""
+    our rank, and yet this try didn't change them.  A row that was marked as lost since has it, too,
+    and is not ours any more."""
     known = {id(entry) for entry in changed}
     lost = [entry for entry in entries if entry.uncertain and id(entry) not in known]
     ranks: dict[str, int] = {}
     for some in in_portions(lost, connection):
         ids = [entry.winner.message_id for entry in some]
-        rows = Task._base_manager.using(connection.alias).filter(pk__in=ids)
+        rows = Task._base_manager.using(connection.alias).filter(pk__in=ids, error=None)
         ranks.update({_key(pk): rank for pk, rank in rows.values_list("pk", "rank")})
     return [
         entry for entry in lost if ranks.get(_key(entry.winner.message_id)) == entry.winner.rank

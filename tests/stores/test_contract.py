@@ -264,6 +264,32 @@ def test_a_clear_between_two_batches(store, database):
     assert Task.objects.count() == 1
 
 
+def test_a_clear_that_is_not_done_yet(store, database):
+    """A row that an earlier try has written may still be there: what is younger than the clear is
+    written all the same."""
+    old = make_entry(make_transition(Status.RUNNING))
+    store.write([old])
+    old.uncertain = True
+    assert watermark.close(database, LIMIT_SECONDS)
+    young = make_transition(message_id=make_id(2), happened_at=time.monotonic() + 1)
+
+    written = store.write([old, make_entry(young)])
+
+    assert make_id(2) in {str(change.task.pk) for change in written.changes}
+    assert row(2).status == "enqueued"
+
+
+def test_a_row_that_was_marked_as_lost_is_not_told_anew(store):
+    """It has the rank of the fact whose commit was never heard of, and says something else."""
+    entry = make_entry(make_transition(Status.RUNNING))
+    store.write([entry])
+    entry.uncertain = True
+    Task.objects.update(status=Status.FAILED, error="lost")
+
+    assert list(store.write([entry]).changes) == []
+    assert row().status == "failed"
+
+
 def test_a_clock_that_is_set_back(store, database):
     """A clear that lies in the future by the database's clock has happened: what follows is
     written."""

@@ -53,7 +53,7 @@ def test_if_nobody_listens_no_row_is_returned(database):
 
     assert [sql for sql in seen if "RETURNING" in sql] == []
     assert len(seen) == 1
-    assert written.changes == ()
+    assert written.changes == []
     assert (written.rows, written.unchanged) == ((5, 0) if database == "mariadb" else (3, 2))
     assert Task.objects.filter(status="running").count() == 3
 
