@@ -1,7 +1,7 @@
 """Where transitions wait for their flush: the push, and one entry per message.
 
 ``push`` and ``push_awaited`` are for any thread at any moment, and are a single append.  All other
-methods are for the one thread that writes.
+methods are for the one thread that writes, but that any may ask for ``len`` and ``dropped``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RAW_PER_MESSAGE = 4
 #: How many transitions of one message a flush remembers for ``task_changed``.
 HISTORY_LENGTH = 100
 
-#: How much one statement may take, in bytes: half of MariaDB's ``max_allowed_packet``.
+#: How much one statement may take, in bytes: half of MariaDB's usual ``max_allowed_packet``.
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 #: What a row takes in a statement besides its texts, in bytes: an upper bound for all stores.
 _ROW_BYTES = 1_000

@@ -66,7 +66,7 @@ class Stats:
 
 
 class Flusher:
-    """Writes what is pending.  But for ``buffer.push``, ``write_now`` and ``stats``, only the
+    """Writes what is pending.  But for the buffer's pushes, ``write_now`` and ``stats``, only the
     thread that has the right to write may call it.
 
     Parameters:

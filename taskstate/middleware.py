@@ -142,7 +142,8 @@ class StateMiddleware(dramatiq.Middleware):
 
     @_for_tracked
     def before_enqueue(self, given: Any, message: Any, delay: int | None = None) -> None:
-        """Count the hop, before the message is encoded."""
+        """Count the hop and, in a retry, carry the start of the first run; before the message is
+        encoded."""
         # A broker may enqueue the proxy itself: take its run's hop before it changes.
         is_proxy = given is not message
         run = runs.run_of(given, message) if is_proxy else self._this_thread.run

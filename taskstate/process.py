@@ -24,13 +24,13 @@ from .writer import Writer
 
 logger = logging.getLogger("taskstate")
 
-
-#: How long a fork may wait for a flush: longer than one takes, shorter than one notices.
+#: How long a fork waits for a running flush, in seconds: most are far shorter, and one that is
+#: stuck must not hold it up.
 FORK_WAIT_SECONDS = 2.0
 
 
 class _State:
-    """What this module keeps; the fork hook changes it, and nobody else outside."""
+    """What this module keeps; nobody else changes it."""
 
     def __init__(self) -> None:
         self.writers: WeakSet[Writer] = WeakSet()

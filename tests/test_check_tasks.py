@@ -65,7 +65,7 @@ def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals)
 
     assert make_id(1) in out
     assert "running" in out
-    assert "1 task has been" in out
+    assert "Marked 1 task as failed: enqueued or running for longer than 4h" in out
     task = Task.objects.get()
     assert (task.status, task.error, task.rank) == ("failed", "lost", before.rank)
     assert task.finished_at == task.updated_at
@@ -74,7 +74,7 @@ def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals)
     assert (told.status, told.error, told.rank) == ("failed", "lost", before.rank)
     assert told.finished_at == task.finished_at
     assert transitions == (Status.FAILED,)
-    assert "0 tasks have been" in check("--older-than", "4h", "--mark-failed")
+    assert "Marked 0 tasks as failed" in check("--older-than", "4h", "--mark-failed")
 
     # What is written once more, since its answer was lost, tells nothing new.
     write(1, Status.RUNNING, 6, store)
@@ -97,7 +97,7 @@ def test_a_task_that_is_heard_of_meanwhile_is_left_alone(sqlite, monkeypatch, si
 
     monkeypatch.setattr(check_tasks, "_line", hear_of_it)
 
-    assert "0 tasks have been" in check("--older-than", "4h", "--mark-failed")
+    assert "Marked 0 tasks as failed" in check("--older-than", "4h", "--mark-failed")
     assert Task.objects.get().status == "done"
     assert signals == []
 
@@ -110,7 +110,7 @@ def test_more_than_a_page(sqlite, monkeypatch):
     for number in range(8):
         write(number, Status.ENQUEUED, 5)
 
-    assert "8 tasks have been" in check("--older-than", "4h", "--mark-failed")
+    assert "Marked 8 tasks as failed" in check("--older-than", "4h", "--mark-failed")
     assert set(Task.objects.values_list("status", "error")) == {("failed", "lost")}
 
 

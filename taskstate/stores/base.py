@@ -42,6 +42,8 @@ class DatabaseStore(abc.ABC):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        #: Never read: it keeps them alive in a forked child, which would close the parent's if it
+        #: collected them.
         self._connections: list[BaseDatabaseWrapper] = []
         self._tidy_again_at = -math.inf
         #: After an outage: what answers may still be a server that takes no writes any more.

@@ -59,7 +59,7 @@ _MYSQL_CONFLICT = frozenset(
 #: Not a conflict: it has waited its time already, so the next try is the writer's business.
 _MYSQL_LOCK_TIMEOUT = frozenset({1205})
 
-#: PostgreSQL: connection exceptions, and the class of what an operator or a limit has ended.
+#: PostgreSQL: connection exceptions, and what else says that the connection is gone.
 _SQLSTATE_CLOSED_CLASSES = ("08",)
 _SQLSTATE_CLOSED = frozenset(
     {

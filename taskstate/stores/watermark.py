@@ -42,7 +42,8 @@ VENDORS = tuple(_CLOCK)
 CLOSE_TRY_SECONDS = 1
 
 
-#: Added to a transition's age: SQLite's clock has milliseconds, so a difference is off by one.
+#: What happened so shortly after a clear counts as before it: SQLite's clock has milliseconds, so a
+#: difference is off by one.
 AGE_MARGIN_SECONDS = 0.002
 
 

@@ -196,6 +196,7 @@ def test_a_new_connection_that_is_closed_at_once_is_no_outage(server_database, m
         store.write([make_entry(make_transition())])
     finally:
         connection_created.disconnect(end)
+    assert new.count(connection) > 1, "the first one was not ended"
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_a_pool_whose_connections_the_server_has_closed_is_no_outage(pool, make_
     for raw in ends:
         raw.execute("SET idle_session_timeout = 1")
     for raw in ends:
-        select.select([raw], [], [], LIMIT_SECONDS)
+        assert select.select([raw], [], [], LIMIT_SECONDS)[0], "the server has not closed it"
         pool.putconn(raw)
 
     store.write([make_entry(make_transition())])

@@ -26,7 +26,7 @@ class Command(BaseCommand):
     help = (
         "List the tasks that have been enqueued or running for longer than a given age, oldest "
         "first: their worker may have been killed, or their message lost. Delayed tasks are left "
-        "alone. The exit status is 1 if there are any, and they stay as they are."
+        "alone. The exit status is 1 if any were found and not marked."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -73,7 +73,9 @@ class Command(BaseCommand):
                 if silent.mark_failed(task):
                     self.stdout.write(line)
                     marked += 1
-        self.stdout.write(self.style.SUCCESS(f"{_found(marked, age)} They are failed now."))
+        silence = f"enqueued or running for longer than {age}, and not heard of"
+        tasks = "1 task" if marked == 1 else f"{marked:,} tasks"
+        self.stdout.write(self.style.SUCCESS(f"Marked {tasks} as failed: {silence}."))
 
 
 class _Silent:
