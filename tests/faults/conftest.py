@@ -10,8 +10,9 @@ from django.db import connections
 from tests.conftest import stop_writers
 from tests.faults import private
 
-# A shell lets what it starts in the background ignore SIGINT, and so would all that starts here.
+# A shell lets what it starts in the background ignore these, and so would all that starts here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 #: What the drills have found, for the summary: (name of the test, text).
 REPORTS = []
