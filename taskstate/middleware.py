@@ -213,7 +213,8 @@ class StateMiddleware(dramatiq.Middleware):
         run: Run | None = runs.known_run(proxy)
         if run is None or run.ended is None:
             return  # A delayed copy that became due, for one: it didn't run.
-        # An exception may have kept our own hook from seeing the run begin.
+        # Where an exception kept ``before_process_message`` from noting the run, nothing could mark
+        # it as superseded: then what this thread has enqueued last tells.
         is_retried = run.superseded or (message_id == run.message_id and hop > run.hop)
         if not run.raised:
             self._settle(Status.DONE, message, run)

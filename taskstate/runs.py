@@ -36,10 +36,12 @@ class Run:
     fields: MessageFields | None = None
     #: When its outcome was known; Dramatiq may tell twice, the last time counts.
     ended: Moment | None = None
+    #: Whether its outcome was an exception.
     raised = False
     skipped = False
     #: Whether the message was enqueued anew during the run, by a retry above all.
     superseded = False
+    #: Whether its outcome was pushed.
     settled = False
 
     def __init__(self, message: Any) -> None:
