@@ -6,6 +6,7 @@ import time
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from taskstate.models import Task
 from taskstate.stores.orm import OrmStore
@@ -36,11 +37,15 @@ def test_it_lists_what_was_not_heard_of_for_long(database):
     for number, status in enumerate([Status.DELAYED, *FINISHED], start=4):
         write(number, status, 9)
     out = io.StringIO()
-    with pytest.raises(CommandError, match=r"2 tasks have been .* longer than 4h.*--mark-failed"):
+    with pytest.raises(
+        CommandError, match=r"2 tasks are .* not been heard of for 4h.*--mark-failed"
+    ):
         call_command("check_tasks", "--older-than", "4h", stdout=out)
 
     first, second = out.getvalue().splitlines()
     assert "enqueued" in first
+    heard = timezone.localtime(Task.objects.get(pk=make_id(2)).updated_at)
+    assert first.startswith(f"{heard:%Y-%m-%d %H:%M:%S} "), "not in the time zone of the site"
     assert make_id(2) in first
     assert "mail" in first
     assert "running" in second
@@ -52,8 +57,8 @@ def test_nothing_to_tell(sqlite):
     """The exit status is 0."""
     write(1, Status.RUNNING, 3)
 
-    assert "0 tasks have been" in check("--older-than", "4h")
-    assert "0 tasks have been" in check()
+    assert "0 tasks are enqueued" in check("--older-than", "4h")
+    assert "0 tasks are enqueued" in check()
 
 
 @pytest.mark.parametrize("store", [OrmStore, UpsertStore])
@@ -65,7 +70,7 @@ def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals)
 
     assert make_id(1) in out
     assert "running" in out
-    assert "Marked 1 task as failed: enqueued or running for longer than 4h" in out
+    assert "Marked 1 task as failed, not heard of for 4h." in out
     task = Task.objects.get()
     assert (task.status, task.error, task.rank) == ("failed", "lost", before.rank)
     assert task.finished_at == task.updated_at

@@ -18,7 +18,7 @@ from tests.factories import make_id, make_transition
 def test_the_public_names():
     """As the README has them."""
     assert sorted(taskstate.__all__) == ["Stats", "__version__", "flush", "stats"]
-    assert taskstate.__version__ == "0.1.0"
+    assert taskstate.__version__ == "0.2.0.dev0"
 
 
 def test_flush_and_stats_cover_every_writer(sqlite):

@@ -60,7 +60,7 @@ class Command(BaseCommand):
             self.stdout.write(_line(task))
             found += 1
         if found:
-            raise CommandError(f"{_found(found, age)} --mark-failed marks them as failed.")
+            raise CommandError(f"{_found(found, age)} --mark-failed marks such tasks as failed.")
         self.stdout.write(self.style.SUCCESS(_found(found, age)))
 
     def _mark(self, silent: _Silent, age: str) -> None:
@@ -73,9 +73,9 @@ class Command(BaseCommand):
                 if silent.mark_failed(task):
                     self.stdout.write(line)
                     marked += 1
-        silence = f"enqueued or running for longer than {age}, and not heard of"
         tasks = "1 task" if marked == 1 else f"{marked:,} tasks"
-        self.stdout.write(self.style.SUCCESS(f"Marked {tasks} as failed: {silence}."))
+        text = f"Marked {tasks} as failed, not heard of for {age}."
+        self.stdout.write(self.style.SUCCESS(text))
 
 
 class _Silent:
@@ -110,10 +110,14 @@ class _Silent:
 
 
 def _line(task: Task) -> str:
-    heard = f"{task.updated_at:%Y-%m-%d %H:%M:%S}"
-    return f"{heard}  {task.status:8}  {task.message_id}  {task.actor_name}  {task.description}"
+    heard = task.updated_at
+    if timezone.is_aware(heard):
+        heard = timezone.localtime(heard)
+    time = f"{heard:%Y-%m-%d %H:%M:%S}"
+    return f"{time}  {task.status:8}  {task.message_id}  {task.actor_name}  {task.description}"
 
 
 def _found(count: int, age: str) -> str:
-    subject = "1 task has" if count == 1 else f"{count:,} tasks have"
-    return f"{subject} been enqueued or running for longer than {age}, and not heard of."
+    if count == 1:
+        return f"1 task is enqueued or running, and has not been heard of for {age}."
+    return f"{count:,} tasks are enqueued or running, and have not been heard of for {age}."
