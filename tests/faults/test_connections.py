@@ -104,6 +104,17 @@ class Drill:
             threading.Event().wait(PORTION_SECONDS)
         return most
 
+    def send_in_vain(self):
+        """Send while nothing can be written, until each client has noticed."""
+        before = self._failures()
+        self.send(AWAY_SECONDS)
+        until(lambda: all(now > then for now, then in zip(self._failures(), before)), RIGHT_SECONDS)
+
+    def _failures(self):
+        """Return how many flushes have failed, by client: pools wait by themselves."""
+        clients = [client for client in self.clients if not client.pooled]
+        return [client.process.order("stats")["failures"] for client in clients]
+
     def check(self, what, records):
         """Wait until all rows are right, and look at what was logged."""
         self.send()
@@ -177,17 +188,17 @@ def test_connections_end(server, migrated, report):
         drill.check("restarted while idle", QUIET)
 
         server.stop()
-        drill.send(AWAY_SECONDS)
+        drill.send_in_vain()
         server.start()
         drill.check("restarted while busy", OUTAGE)
         drill.send()
         server.set_read_only(DATABASE, read_only=True)
-        drill.send(AWAY_SECONDS)
+        drill.send_in_vain()
         server.set_read_only(DATABASE, read_only=False)
         drill.check("read-only for a while", OUTAGE)
         if isinstance(server, private.Postgres):
             server.set_read_only(DATABASE, read_only=True)
-            drill.send(AWAY_SECONDS)
+            drill.send_in_vain()
             server.set_read_only(DATABASE, read_only=False, keep=True)
             drill.check("read-only for those who stay connected", OUTAGE)
 
