@@ -149,10 +149,14 @@ def queue_of_its_own(kind):
     # A worker that stops leaves some messages to be given back by Redis's maintenance, which runs
     # now and then for workers that were last heard of a minute ago: here it runs often, and soon.
     options = {"heartbeat_timeout": 5000, "maintenance_chance": 100_000}
+    if kind == "rabbitmq":
+        # Without it, what a process publishes right before it ends, or is killed, may get lost: the
+        # broker may never have read it.
+        options = {"confirm_delivery": True}
     try:
         yield {
             "BROKER": servers.url(kind),
-            "DEMO_BROKER_OPTIONS": json.dumps(options if kind == "redis" else {}),
+            "DEMO_BROKER_OPTIONS": json.dumps(options),
             "DEMO_QUEUE": queue,
         }
     finally:

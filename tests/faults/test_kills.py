@@ -154,13 +154,8 @@ def wait_until_quiet(queue):
 @pytest.fixture(params=["redis", "rabbitmq"])
 def queue_env(request):
     """The environment for a broker, and a queue of the drill's own there."""
-    with queue_of_its_own(request.param) as env:
-        if request.param == "rabbitmq":
-            # Without it, what a process published right before it is killed may get lost: the
-            # broker may never have read it.
-            env["DEMO_BROKER_OPTIONS"] = json.dumps({"confirm_delivery": True})
-        with Queue(request.param, env["DEMO_QUEUE"]) as queue:
-            yield env, queue
+    with queue_of_its_own(request.param) as env, Queue(request.param, env["DEMO_QUEUE"]) as queue:
+        yield env, queue
 
 
 @pytest.mark.parametrize("server", ["postgres"], indirect=True)
