@@ -7,6 +7,7 @@ from benchmarks.figures import Figure
 from benchmarks.rounds import Comparison
 
 TITLE = "Hooks"
+#: Those of a message that is sent and run, in the order in which Dramatiq calls them.
 HOOKS = (
     "before_enqueue",
     "after_enqueue",

@@ -140,7 +140,7 @@ class Flusher:
     def _commit_all(self, batch: Sequence[Entry]) -> bool:
         """Commit a batch.  If the database calls a value of it bad, halve it until the row is
         found; anything else that goes wrong puts back what isn't committed."""
-        #: What is neither committed nor refused; the next part comes last.
+        # What is neither committed nor refused; the next part comes last.
         parts = [batch]
         try:
             while parts:
@@ -157,9 +157,9 @@ class Flusher:
                     parts.pop()
                     self._news += news
         except BaseException as error:
-            for part in parts[-1:]:
-                for entry in part:
-                    entry.uncertain = True
+            # The last one may have been committed, its answer lost.
+            for entry in parts[-1] if parts else ():
+                entry.uncertain = True
             self.buffer.put_back(entry for part in reversed(parts) for entry in part)
             self._report_drops()
             if not isinstance(error, Exception):

@@ -266,11 +266,15 @@ class Writer:
             with self._turn:
                 self._flusher.close()
             self._thread = None
-            self._owner = None
-            self._right_to_write.release()
-            # A push may have seen this thread and relied on it.
-            if self._buffer or self._tickets:
-                self._start()
+            self._give_back_the_right()
+
+    def _give_back_the_right(self) -> None:
+        """Let somebody else write.  A push may have relied on this thread, or have started one that
+        ended at once, for want of the right: see to it that nothing is left behind."""
+        self._owner = None
+        self._right_to_write.release()
+        if self._buffer or self._tickets:
+            self._start()
 
     def _is_ending(self) -> bool:
         return self._ending is not None and self._ending is self._thread
@@ -365,8 +369,4 @@ class Writer:
             self._owner = threading.get_ident()
             self._step_safely()
         finally:
-            self._owner = None
-            self._right_to_write.release()
-            # A thread that was started meanwhile has ended for want of it.
-            if self._buffer or self._tickets:
-                self._start()
+            self._give_back_the_right()

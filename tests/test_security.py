@@ -19,6 +19,7 @@ from taskstate.transitions import MessageFields, Transition
 from tests.conftest import LIMIT_SECONDS
 from tests.factories import START, make_id
 from tests.harness import Workers, make_broker
+from tests.logs import heard_by
 from tests.test_middleware import Exploding, make_message
 
 #: What may be seen nowhere.
@@ -215,15 +216,9 @@ class Log(logging.Handler):
 
 
 @pytest.fixture
-def log(monkeypatch):
-    log = Log()
-    logger = logging.getLogger("taskstate")
-    level = logger.level
-    logger.addHandler(log)
-    logger.setLevel(logging.DEBUG)
-    yield log
-    logger.removeHandler(log)
-    logger.setLevel(level)
+def log():
+    with heard_by(Log()) as log:
+        yield log
 
 
 def secretive(for_state=None, **values):

@@ -16,11 +16,8 @@ with atheris.instrument_imports(include=["taskstate"]):
     import taskstate.middleware
     import taskstate.stores.choice  # noqa: F401 - what opens a store imports it late
 
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-
-from tests.faults.test_fuzz import SEQUENCES, Fuzz, formatted_log
+from tests.faults.test_fuzz import Fuzz, Log
+from tests.logs import heard_by
 
 #: It starts from so many inputs of random bytes, each long enough to make examples of.
 SEEDS = 50
@@ -34,10 +31,7 @@ def main(inputs, folder):
     fuzz = Fuzz("auto")
     tried = 0
 
-    @hypothesis_settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(waits=st.booleans(), sequences=SEQUENCES)
-    def check(waits, sequences):
-        fuzz.check(waits, sequences)
+    check = fuzz.make_check()
 
     def one_input(data):
         nonlocal tried
@@ -48,7 +42,7 @@ def main(inputs, folder):
             print(json.dumps(found), flush=True)
             os._exit(0)
 
-    with formatted_log():
+    with heard_by(Log(), alone=True):
         atheris.Setup(
             [sys.argv[0], folder, f"-max_len={LENGTH}", "-len_control=0", "-verbosity=0"], one_input
         )

@@ -19,19 +19,12 @@ from dramatiq.middleware import Shutdown, TimeLimitExceeded
 from dramatiq.middleware.threading import Interrupt, raise_thread_exception
 
 import taskstate
+from benchmarks.hooks import HOOKS
 from taskstate.models import Task
 from taskstate.threads import Doorbell
 
 EXCEPTIONS = (TimeLimitExceeded, Shutdown)
 
-#: The hooks of a message that is sent and run, in the order in which Dramatiq calls them.
-HOOKS = (
-    "before_enqueue",
-    "after_enqueue",
-    "before_process_message",
-    "after_process_message",
-    "before_ack",
-)
 #: In the order in which a message comes by them; before all, nothing at all.
 PLACE_OF = {
     status: place for place, status in enumerate(("", "enqueued", "running", "done", "failed"))

@@ -12,11 +12,11 @@ import sys
 import pytest
 
 import taskstate
+from benchmarks.hooks import HOOKS
 from taskstate.middleware import StateMiddleware
 from tests.conftest import LIMIT_SECONDS, empty_tables
 from tests.faults.conftest import NIGHTLY
 from tests.faults.interrupts import (
-    HOOKS,
     Account,
     Life,
     TracedLife,

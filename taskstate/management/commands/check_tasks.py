@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from taskstate import conf
+from taskstate.management import texts
 from taskstate.management.arguments import parse_age
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Status, Task, TaskQuerySet
@@ -24,9 +25,9 @@ class Command(BaseCommand):
     """Lists the tasks that seem to be lost, and marks them as failed if it is told to."""
 
     help = (
-        "List the tasks that have been enqueued or running for longer than a given age, oldest "
-        "first: their worker may have been killed, or their message lost. Delayed tasks are left "
-        "alone. The exit status is 1 if any were found and not marked."
+        "List the enqueued and running tasks that have not been heard of for longer than a given "
+        "age, oldest first: their worker may have been killed, or their message lost. Delayed "
+        "tasks are left alone. The exit status is 1 if any were found and not marked."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -73,8 +74,7 @@ class Command(BaseCommand):
                 if silent.mark_failed(task):
                     self.stdout.write(line)
                     marked += 1
-        tasks = "1 task" if marked == 1 else f"{marked:,} tasks"
-        text = f"Marked {tasks} as failed, not heard of for {age}."
+        text = f"Marked {texts.tasks(marked)} as failed, not heard of for {age}."
         self.stdout.write(self.style.SUCCESS(text))
 
 
@@ -118,6 +118,5 @@ def _line(task: Task) -> str:
 
 
 def _found(count: int, age: str) -> str:
-    if count == 1:
-        return f"1 task is enqueued or running, and has not been heard of for {age}."
-    return f"{count:,} tasks are enqueued or running, and have not been heard of for {age}."
+    be, have = ("is", "has") if count == 1 else ("are", "have")
+    return f"{texts.tasks(count)} {be} enqueued or running, and {have} not been heard of for {age}."

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 import taskstate
 from taskstate import conf
+from taskstate.management import texts
 from taskstate.models import Task
 from taskstate.stores import watermark
 
@@ -59,11 +60,11 @@ class Command(BaseCommand):
                 "transaction in the database, or try again."
             )
         deleted = self._delete(alias)
-        self.stdout.write(self.style.SUCCESS(f"Deleted {_tasks(deleted)}."))
+        self.stdout.write(self.style.SUCCESS(f"Deleted {texts.tasks(deleted)}."))
 
     def _ask(self, count: int, alias: str) -> None:
         try:
-            answer = input(f"Delete {_tasks(count)} from the database {alias!r}? [y/N] ")
+            answer = input(f"Delete {texts.tasks(count)} from the database {alias!r}? [y/N] ")
         except EOFError:
             answer = ""
         if answer.strip().lower() not in {"y", "yes"}:
@@ -84,7 +85,3 @@ class Command(BaseCommand):
             if batch % BATCHES_PER_LINE == 0:
                 self.stdout.write(f"{deleted:,} deleted so far ...")
         return deleted
-
-
-def _tasks(count: int) -> str:
-    return f"{count:,} task" if count == 1 else f"{count:,} tasks"

@@ -1,0 +1,6 @@
+"""Words that commands share."""
+
+
+def tasks(count: int) -> str:
+    """Return how many tasks there are, in words: ``"1 task"``, ``"1,234 tasks"``."""
+    return f"{count:,} task" if count == 1 else f"{count:,} tasks"
