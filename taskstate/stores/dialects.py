@@ -227,7 +227,8 @@ class MariaDb(JsonDialect):
 
     It can't say which rows an upsert has changed: ``RETURNING`` returns unchanged rows as well.
     So where somebody wants to know, the rows are joined to the table first, and those that are
-    not newer left out.  That costs about 2 us a row, and the answer 4 more (PyMySQL).
+    not newer left out.  That costs about 2 us a row, and the answer 4 more (PyMySQL).  Two that
+    write facts of equal rank at the same time are both told that they have changed the row.
     """
 
     # Not the database's own character set, which may be another one than the table's.

@@ -514,6 +514,8 @@ def test_outcome(tell, position, synchronous, database, settings, signals):
             signals,
             story.signals,
             synchronous=synchronous,
+            # MariaDB can't tell which of two threads that write one fact has changed the row.
+            tells_twice=synchronous and database == "mariadb",
             comes_back=story.comes_back,
         )
 
@@ -563,16 +565,17 @@ def check_row(task, message, fields, before, after):
         assert task.rank >> 46 == hop
 
 
-def check_signals(message, signals, story, *, synchronous, comes_back):
+def check_signals(message, signals, story, *, synchronous, tells_twice, comes_back):
     ours = [(t, merged) for t, merged in signals if str(t.message_id) == message.message_id]
     if synchronous:
         # Written synchronously by two threads, their signals may cross after the commits.
         ours.sort(key=lambda signal: signal[0].rank)
     ranks = [task.rank for task, _ in ours]
     assert ranks == sorted(ranks), "a signal for a write that lost"
-    # Two runs of one hop may end in the same millisecond: then the rest of the row decides.
-    rows = {(task.rank, task.attempt, task.started_at) for task, _ in ours}
-    assert len(rows) == len(ours), "a signal for a write that changed nothing"
+    if not tells_twice:
+        # Two runs of one hop may end in the same millisecond: then the rest of the row decides.
+        rows = {(task.rank, task.attempt, task.started_at) for task, _ in ours}
+        assert len(rows) == len(ours), "a signal for a write that changed nothing"
     for task, merged in ours:
         assert merged[-1] == task.status
     statuses = [task.status for task, _ in ours]
