@@ -18,6 +18,7 @@ HOOKS = (
 FIGURES = (
     Figure("mean", "a hook call, mean of the five", "µs"),
     *(Figure(name, name, "µs") for name in HOOKS),
+    Figure("progress", "set_progress()", "µs"),
     Figure("encode", "for comparison: Message.encode()", "µs"),
     Figure("pending", "a message that is enqueued, while it waits to be written", "bytes"),
     Figure("merged", "one that is done, with all its transitions", "bytes"),

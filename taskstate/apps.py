@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.connection import ConnectionDoesNotExist
 
-from .checks import check_settings, check_store
+from .checks import check_settings, check_store, check_tables
 from .conf import tasks_database
 
 
@@ -28,6 +28,7 @@ class TaskstateConfig(AppConfig):
         """
         checks.register(check_settings)
         checks.register(check_store, checks.Tags.database)
+        checks.register(check_tables, checks.Tags.database)
         # Here, because models can't be imported any earlier.
         from .stores import choice  # noqa: F401
 

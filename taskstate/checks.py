@@ -39,6 +39,31 @@ def check_store(databases: Collection[str] | None = None, **_: Any) -> list[Chec
     return [Error(text, hint=obstacle.cure, id="taskstate.E008")]
 
 
+def check_tables(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """Check that the tables are not those of the other project that PyPI has under this name, up to
+    0.3.4: the names of its app, its table and its first migration are the same."""
+    alias = conf.tasks_database()
+    if alias not in (databases or ()) or alias not in settings.DATABASES:
+        return []
+    introspection = connections[alias].introspection
+    with connections[alias].cursor() as cursor:
+        if "taskstate_task" not in introspection.table_names(cursor):
+            return []
+        columns = {c.name for c in introspection.get_table_description(cursor, "taskstate_task")}
+    if "message_data" not in columns:
+        return []
+    return [
+        Error(
+            f"The table 'taskstate_task' in the database {alias!r} was made by another project's "
+            "dramatiq-taskstate, 0.3.4 or earlier, which has the same names.",
+            hint='The README has the commands, under "Upgrading from 0.3.4": either install '
+            "0.3.4 again and run 'manage.py migrate taskstate zero', which drops its tasks, or "
+            "rename its table and keep them.",
+            id="taskstate.E009",
+        )
+    ]
+
+
 def _check_middleware() -> list[CheckMessage]:
     broker = getattr(settings, "DRAMATIQ_BROKER", {})
     listed = broker.get("MIDDLEWARE", []) if isinstance(broker, dict) else []

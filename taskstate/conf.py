@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-logger = logging.getLogger("taskstate")
+logger = logging.getLogger(__name__)
 
 Value = Union[bool, int, float, str]
 
@@ -38,6 +38,8 @@ class Config:
     flush_before_ack: bool = False
     #: Write each transition at once, in the calling thread: for tests.
     synchronous: bool = False
+    #: Keep the message with its task, arguments and all, so that it can be sent again.
+    store_message: bool = False
     #: How rows are written: one of ``STORES``.
     store: str = "auto"
 

@@ -17,10 +17,18 @@ from typing import Any, Callable, Tuple
 from django.apps import apps
 from dramatiq.common import q_name
 
-from . import values
-from .transitions import MessageFields, Transition, UserPk, fields_from, transition_from
+from . import conf, values
+from .conf import Config
+from .transitions import (
+    MessageFields,
+    Pushed,
+    Transition,
+    UserPk,
+    fields_from,
+    transition_from,
+)
 
-logger = logging.getLogger("taskstate")
+logger = logging.getLogger(__name__)
 
 #: Up to this length of all its texts a message may wait to be made fit.
 _SMALL = 1_000
@@ -36,9 +44,16 @@ class Fitter:
     """Collects the fields of messages, and makes them fit for the columns.
 
     What can't be tracked is warned of once per actor.
+
+    Parameters:
+      config(Callable): Returns the settings in force.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: Callable[[], Config] = Config) -> None:
+        self._config = config
+        self._changes = conf.changes
+        self._seen_changes: int | None = None
+        self._stores_messages = False
         self._warned: set[tuple[str, str]] = set()
         self._find_user_key: Callable[[], values.UserKey] | None = None
 
@@ -46,6 +61,13 @@ class Fitter:
         """Return the fields of a message, to be made fit later, or None if it can't be tracked.
         Called in the hooks."""
         get = for_state.get
+        metadata = get("metadata")
+        if metadata is not None:
+            metadata = self._clean_metadata(metadata, message.actor_name)
+        if self._seen_changes != self._changes.count:  # To ask each time would cost 0.2 us.
+            changes = self._changes.count
+            self._stores_messages = self._config().store_message
+            self._seen_changes = changes
         raw = fields_from(
             (
                 message.message_id,
@@ -56,16 +78,24 @@ class Fitter:
                 get("description", ""),
                 get("model_name", ""),
                 get("app_name", ""),
+                metadata,
+                self._encode(message) if self._stores_messages else None,
             )
         )
         # Not the cache of names: what comes here may not be hashable.
-        return raw if _may_wait(*raw) else self._fitted(raw, _names)
+        return raw if _may_wait(*raw[:-2]) else self._fitted(raw, _names)
 
-    def fit(self, transition: Transition) -> Transition | None:
-        """Return a transition whose fields fit, or None if its message can't be tracked: that is
-        logged.  Called in the writer's thread."""
+    def fit(self, pushed: Pushed) -> Transition | None:
+        """Return a transition whose fields fit: the one that was pushed, or what a run has to
+        report.  None if there is nothing to write, or the message can't be tracked: that is logged.
+        Called in the writer's thread."""
+        transition = pushed if isinstance(pushed, Transition) else pushed.report()
+        if transition is None:
+            return None
         fields = self._fitted(transition.fields, _known_names)
-        return None if fields is None else transition_from((*transition[:-1], fields))
+        if fields is None:
+            return None
+        return transition_from((*transition[:-2], fields, transition.extras))
 
     def _fitted(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
         try:
@@ -77,7 +107,9 @@ class Fitter:
         self, raw: MessageFields, names_of: Callable[..., Names], error: Exception
     ) -> MessageFields | None:
         """Track the task at least, if all that is wrong is its for_state."""
-        stateless = raw._replace(user_pk=None, description="", model_name="", app_name="")
+        stateless = raw._replace(
+            user_pk=None, description="", model_name="", app_name="", metadata=None
+        )
         try:
             fitted = self._fit(stateless, names_of)
         except Exception:
@@ -99,7 +131,7 @@ class Fitter:
         return fitted
 
     def _fit(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
-        message_id, timestamp, user_pk, actor_name, queue_name, description, model, app = raw
+        message_id, timestamp, user_pk, actor_name, queue_name, description, model, app = raw[:-2]
         try:
             message_id = values.clean_message_id(message_id)
         except ValueError:
@@ -124,6 +156,8 @@ class Fitter:
                 values.clean_text(description, values.DESCRIPTION_LENGTH),
                 names[2],
                 names[3],
+                raw.metadata,
+                raw.stored_message,
             )
         )
 
@@ -139,6 +173,38 @@ class Fitter:
                 error,
             )
             return None
+
+    def _clean_metadata(self, value: object, actor_name: str) -> str | None:
+        try:
+            return values.clean_json(value, values.METADATA_LENGTH)
+        except ValueError as error:
+            self._warn_once(
+                actor_name,
+                "A task of actor %s is tracked without its metadata: for_state['metadata'] is "
+                "refused, since %s. Send a small piece of JSON. Later ones of this actor are not "
+                "logged.",
+                error,
+            )
+            return None
+
+    def _encode(self, message: Any) -> str | None:
+        try:
+            text: str = message.encode().decode("utf-8")
+        except UnicodeDecodeError:
+            reason = "the broker's encoder doesn't make text"
+        except Exception as error:  # noqa: BLE001 - a worker's middleware may add what it can't encode
+            reason = f"it can't be encoded ({type(error).__name__})"
+        else:
+            if len(text) <= values.STORED_MESSAGE_LENGTH and "\0" not in text:
+                return text
+            reason = f"it takes more than {values.STORED_MESSAGE_LENGTH:,} characters"
+        self._warn_once(
+            message.actor_name,
+            "A message of actor %s is not stored (TASKSTATE['STORE_MESSAGE']): %s. Its task is "
+            "tracked as ever, but can't be sent again. Later ones of this actor are not logged.",
+            reason,
+        )
+        return None
 
     def _user_key(self) -> values.UserKey:
         if self._find_user_key is None:  # An import statement costs 0.4 us, each time.

@@ -11,16 +11,18 @@ import logging
 import random
 import time
 from collections import deque
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence
+
+from django.core.exceptions import SynchronousOnlyOperation
 
 from .buffer import Buffer, Entry
 from .conf import Config
 from .pacing import Backoff
 from .stores import BadDataError, Change, Store, Written
 from .stores.errors import describe, exc_info
-from .transitions import Transition
+from .transitions import Pushed, Transition
 
-logger = logging.getLogger("taskstate")
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Stats:
     last_error: str | None = None
     #: How long the last flush took, in seconds, or None.
     last_flush_seconds: float | None = None
+    #: How long ago the oldest transition that waits has happened, in seconds; 0 if none waits.
+    oldest_pending_seconds: float = 0.0
 
     def __add__(self, later: Stats) -> Stats:
         """Return the sums of both; what happened last is ``later``'s, if it knows."""
@@ -62,7 +66,16 @@ class Stats:
             failures=self.failures + later.failures,
             last_error=later.last_error or self.last_error,
             last_flush_seconds=self.last_flush_seconds if took is None else took,
+            oldest_pending_seconds=max(self.oldest_pending_seconds, later.oldest_pending_seconds),
         )
+
+
+#: Is told of what a flusher did: by its ``stats``, and the seconds of a flush that was committed.
+Observe = Callable[[Callable[[], Stats], Optional[float]], None]
+
+
+def _nobody(stats: Callable[[], Stats], seconds: float | None) -> None:
+    """Observe nothing."""
 
 
 class Flusher:
@@ -70,9 +83,11 @@ class Flusher:
     thread that has the right to write may call it.
 
     Parameters:
-      fit(Callable): Makes a transition fit, or None of one that can't be tracked.
+      fit(Callable): Makes a transition that fits of what was pushed, or None if there is nothing
+        to write.
       open_store(Callable): Returns the store; called in the thread that writes first.
       announce(Callable): Takes each change of a flush, after its commit.
+      observe(Callable): Is told of each step, for metrics; it raises nothing.
       clock(Callable): Returns monotonic seconds.
       randomness(Callable): Returns a float from 0 to 1, to jitter retries.
     """
@@ -80,14 +95,16 @@ class Flusher:
     def __init__(
         self,
         *,
-        fit: Callable[[Transition], Transition | None],
+        fit: Callable[[Pushed], Transition | None],
         open_store: Callable[[], Store],
         announce: Callable[[Change], None],
+        observe: Observe = _nobody,
         clock: Callable[[], float] = time.monotonic,
         randomness: Callable[[], float] = random.random,
     ) -> None:
         self._open_store = open_store
         self._announce = announce
+        self._observe = observe
         self._clock = clock
         self._fit = fit
         self.buffer = Buffer(Config.max_pending, fit)
@@ -95,6 +112,8 @@ class Flusher:
         self._store: Store | None = None
         self._stats = Stats()
         self._in_flight = 0
+        # When the oldest fact of the batch that is being written happened.
+        self._oldest_in_flight: float | None = None
         # What is committed and not announced yet.
         self._news: deque[Change] = deque()
         self._announcing = False
@@ -108,6 +127,7 @@ class Flusher:
         absorbed = self.buffer.absorb()
         if absorbed:
             self._stats += Stats(transitions=absorbed)
+            self._observe(self.stats, None)
         self._report_drops()
 
     def everything(self, max_batch_size: int) -> bool:
@@ -131,7 +151,12 @@ class Flusher:
 
     def _write(self, batch: Sequence[Entry]) -> bool:
         """Commit a batch, announce what it changed, and tidy up."""
-        written = self._commit_all(batch)
+        self._oldest_in_flight = batch[0].since
+        try:
+            written = self._commit_all(batch)
+        finally:
+            self._oldest_in_flight = None
+        self._observe(self.stats, None)
         self._announce_news()
         if self._store is not None:
             _quietly(self._store.tidy)
@@ -260,12 +285,14 @@ class Flusher:
         )
 
     def _count_flush(self, written: Written, started: float) -> None:
+        seconds = self._clock() - started
         self._stats += Stats(
             flushes=1,
             rows_written=written.rows,
             rows_unchanged=written.unchanged,
-            last_flush_seconds=self._clock() - started,
+            last_flush_seconds=seconds,
         )
+        self._observe(self.stats, seconds)
 
     def is_in_transaction(self) -> bool:
         """Return whether this thread, which writes, is inside a transaction of a receiver."""
@@ -293,9 +320,16 @@ class Flusher:
             self._stats,
             pending=len(self.buffer) + self._in_flight,
             dropped=self.buffer.dropped,
+            oldest_pending_seconds=self._oldest_pending(),
         )
 
-    def write_now(self, pushed: Transition) -> None:
+    def _oldest_pending(self) -> float:
+        # What is being written first: on its way from there it is back in the buffer.
+        moments = [self._oldest_in_flight, self.buffer.oldest]
+        oldest = min((moment for moment in moments if moment is not None), default=None)
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+
+    def write_now(self, pushed: Pushed) -> None:
         """Write one fact in the calling thread, on its own connection.  An error is logged and
         counted; it never reaches the caller."""
         transition = self._fit(pushed)
@@ -306,6 +340,10 @@ class Flusher:
         try:
             written = self._open_store().write([Entry(transition)])
         except Exception as error:
+            if isinstance(error, SynchronousOnlyOperation) and not isinstance(pushed, Transition):
+                # Django writes nothing in an event loop, where a coroutine tells of its progress.
+                logger.debug("Progress was told in an event loop; the next state carries it.")
+                return
             is_bad = isinstance(error, BadDataError)
             self._stats += Stats(refused=is_bad, failures=not is_bad, last_error=describe(error))
             logger.exception(

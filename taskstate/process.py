@@ -22,7 +22,7 @@ from .stores import Store
 from .threads import Deadline
 from .writer import Writer
 
-logger = logging.getLogger("taskstate")
+logger = logging.getLogger(__name__)
 
 #: How long a fork waits for a running flush, in seconds: most are far shorter, and one that is
 #: stuck must not hold it up.

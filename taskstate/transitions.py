@@ -9,10 +9,11 @@ Nothing here touches a database, a thread or a clock.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, Protocol, Union
 from uuid import UUID
 
 from django.db.models import TextChoices
+from django.utils.translation import gettext_lazy as _
 
 UserPk = Union[int, str, UUID, None]
 
@@ -20,29 +21,34 @@ UserPk = Union[int, str, UUID, None]
 class Status(TextChoices):
     """What a task is doing."""
 
-    ENQUEUED = "enqueued", "Enqueued"
-    DELAYED = "delayed", "Delayed"
-    RUNNING = "running", "Running"
-    DONE = "done", "Done"
-    FAILED = "failed", "Failed"
-    SKIPPED = "skipped", "Skipped"
+    ENQUEUED = "enqueued", _("Enqueued")
+    DELAYED = "delayed", _("Delayed")
+    RUNNING = "running", _("Running")
+    DONE = "done", _("Done")
+    FAILED = "failed", _("Failed")
+    SKIPPED = "skipped", _("Skipped")
 
 
+RUNNING_PHASE = 1
 FINISHED_PHASE = 2
 #: Status to (phase, order within the phase).  A later phase of the same hop always wins;
 #: the order breaks the tie of two facts of one phase in the same millisecond.
 _PLACES = {
     Status.ENQUEUED: (0, 0),
     Status.DELAYED: (0, 1),
-    Status.RUNNING: (1, 0),
+    Status.RUNNING: (RUNNING_PHASE, 0),
     Status.DONE: (FINISHED_PHASE, 0),
     Status.SKIPPED: (FINISHED_PHASE, 1),
     Status.FAILED: (FINISHED_PHASE, 2),
 }
 _STATUSES = {place: status for status, place in _PLACES.items()}
 
-ACTIVE = (Status.ENQUEUED, Status.DELAYED, Status.RUNNING)
+WAITING = (Status.ENQUEUED, Status.DELAYED)
+ACTIVE = (*WAITING, Status.RUNNING)
 FINISHED = (Status.DONE, Status.FAILED, Status.SKIPPED)
+
+#: The error of a task that ``check_tasks`` has marked as failed.
+LOST = "lost"
 
 # A rank is 63 bits wide, so that it fits a signed bigint and stays positive:
 #   hop (17) | phase (2) | milliseconds since 1970 (42, until 2109) | order (2)
@@ -82,6 +88,16 @@ def status_of(rank: int) -> Status:
     return _STATUSES[rank >> PHASE_SHIFT & PHASE_MASK, rank & ORDER_MASK]
 
 
+def is_running(rank: int) -> bool:
+    """Return whether ``rank`` was packed from the status "running"."""
+    return rank >> PHASE_SHIFT & PHASE_MASK == RUNNING_PHASE
+
+
+def same_hop(one: int, other: int) -> bool:
+    """Return whether two ranks were packed from the same hop."""
+    return one >> _HOP_SHIFT == other >> _HOP_SHIFT
+
+
 def time_of(rank: int) -> int:
     """Return when the transition of this rank happened, in milliseconds since 1970."""
     return rank >> TIME_SHIFT & MAX_TIME
@@ -102,6 +118,28 @@ class MessageFields(NamedTuple):
     description: str
     model_name: str
     app_name: str
+    #: As text of JSON.
+    metadata: Any = None
+    #: The message as it was encoded, if it is to be stored.
+    stored_message: str | None = None
+
+
+class Extras(NamedTuple):
+    """What few facts hold: of progress, of failures, of results and of what is still to come."""
+
+    #: From 0 to 100.
+    progress: float | None = None
+    progress_text: str | None = None
+    #: Type and message of the last attempt's exception, in one line.
+    error: str | None = None
+    traceback: str | None = None
+    #: In milliseconds since 1970.
+    next_attempt_at: int | None = None
+    #: As text of JSON.
+    result: str | None = None
+
+
+NO_EXTRAS = Extras()
 
 
 class Transition(NamedTuple):
@@ -117,11 +155,22 @@ class Transition(NamedTuple):
     happened_at: float
     #: Shared by the transitions of a run: a push has only to make what is new.
     fields: MessageFields
+    extras: Extras | None = None
 
     @property
     def message_id(self) -> str:
         """The UUID of the message."""
         return self.fields.message_id
+
+    @property
+    def has_extras(self) -> bool:
+        """Whether it holds anything that most facts don't."""
+        fields = self.fields
+        return (
+            self.extras is not None
+            or fields.metadata is not None
+            or fields.stored_message is not None
+        )
 
     @property
     def status(self) -> Status:
@@ -133,6 +182,19 @@ class Transition(NamedTuple):
         """When it happened, in milliseconds since 1970 by this host's clock."""
         return time_of(self.rank)
 
+
+class Report(Protocol):
+    """What is pushed in place of a transition that is made when the writer gets to it."""
+
+    def report(self) -> Transition | None:
+        """Return the fact as it is now, or None if there is nothing to say any more."""
+
+    def withdraw(self) -> None:
+        """Take note that it was dropped for want of room."""
+
+
+#: What a hook, or an actor that tells of its progress, hands over.
+Pushed = Union[Transition, Report]
 
 #: Make one out of a plain tuple, without the call in Python that their constructors are.
 fields_from: Callable[[tuple[Any, ...]], MessageFields] = functools.partial(
@@ -147,7 +209,9 @@ def precedence(transition: Transition) -> tuple[object, ...]:
     """Return the sort key of a fact: the greatest one of a message is its row.
 
     Rank decides.  Content follows only so that two different facts of equal rank end in the
-    same row whatever the order they are written in; None sorts before every value.
+    same row whatever the order they are written in; None sorts before every value.  Only two runs
+    of one hop that begin and end in the same milliseconds can still be equal: there the first one
+    that is written stays, with its own extras.
     """
     fields = transition.fields
     started_at = -1 if transition.started_at is None else transition.started_at

@@ -6,8 +6,10 @@ fit here, before it reaches a batch, so that one message's oddity can't fail the
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import traceback
 from typing import Any, Callable, NamedTuple
 from uuid import UUID
 
@@ -19,6 +21,18 @@ DESCRIPTION_LENGTH = 255
 MODEL_NAME_LENGTH = 100
 APP_NAME_LENGTH = 100
 ERROR_LENGTH = 255
+WORKER_LENGTH = 100
+PROGRESS_TEXT_LENGTH = 255
+TRACEBACK_LENGTH = 8_000
+#: Of the text of JSON, in characters.
+METADATA_LENGTH = 4_000
+RESULT_LENGTH = 64_000
+STORED_MESSAGE_LENGTH = 64_000
+
+#: Frames of each exception in a traceback, at its innermost end.
+TRACEBACK_FRAMES = 30
+#: How deep JSON may be nested: MariaDB's functions read 32 levels.
+JSON_DEPTH = 30
 
 #: All texts of a task together.
 TEXT_LENGTH = (
@@ -57,6 +71,71 @@ def clean_text(value: object, length: int) -> str:
     return text
 
 
+def clean_line(value: object, length: int) -> str:
+    """Return ``value`` like ``clean_text``, in one line."""
+    return clean_text(" ".join(clean_text(value, 4 * length).split()), length)
+
+
+def clean_json(value: object, length: int) -> str:
+    """Return ``value`` as text of JSON that every database takes.
+
+    Raises:
+      ValueError: If it isn't JSON, is nested too deeply, holds characters that no database takes,
+        or takes more than ``length`` characters; the message says which.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"it can't be made JSON ({type(error).__name__}: {error})") from error
+    if len(text) > length:
+        raise ValueError(f"it takes {len(text):,} characters of JSON, and {length:,} are allowed")
+    if not _nests_at_most(value, JSON_DEPTH):
+        raise ValueError(f"it is nested more than {JSON_DEPTH} levels deep")
+    if _is_refused(text):
+        raise ValueError("it holds a NUL character or half of a surrogate pair")
+    return text
+
+
+def _is_refused(text: str) -> bool:
+    r"""Return whether PostgreSQL refuses a text of JSON for a ``\u0000`` or a lone surrogate."""
+    if "\\u0000" not in text and "\\ud" not in text:
+        return False
+    found = json.dumps(json.loads(text), ensure_ascii=False)
+    return "\\u0000" in found.replace("\\\\", "") or clean_text(found, len(found)) != found
+
+
+def _nests_at_most(value: object, levels: int) -> bool:
+    if not isinstance(value, (dict, list, tuple)):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_nests_at_most(item, levels - 1) for item in items)
+
+
+def describe_exception(exception: BaseException) -> str:
+    """Return the type and the message of an exception, in one line."""
+    name = type(exception).__name__
+    try:
+        text = clean_line(exception, ERROR_LENGTH)
+    except Exception:  # noqa: BLE001 - whatever its own methods raise
+        text = "(its message can't be read)"
+    return clean_line(f"{name}: {text}" if text else name, ERROR_LENGTH)
+
+
+def format_traceback(exception: BaseException) -> str:
+    """Return the traceback of an exception; of a long one, the innermost end."""
+    try:
+        lines = traceback.format_exception(
+            type(exception), exception, exception.__traceback__, limit=-TRACEBACK_FRAMES
+        )
+    except Exception as error:  # noqa: BLE001 - whatever its own methods raise
+        lines = [f"The traceback can't be read: {type(error).__name__}"]
+    text = "".join(lines)
+    text = clean_text(text[-2 * TRACEBACK_LENGTH :], 2 * TRACEBACK_LENGTH).strip()
+    if len(text) > TRACEBACK_LENGTH:
+        text = ELLIPSIS + text[1 - TRACEBACK_LENGTH :]
+    return text
+
+
 def clean_message_id(value: object) -> str:
     """Return a message id as the canonical text of a UUID.
 
@@ -66,6 +145,22 @@ def clean_message_id(value: object) -> str:
     if type(value) is str and _is_canonical(value):
         return value
     return str(UUID(str(value)))
+
+
+def id_of(task: object) -> UUID:
+    """Return the id that a task, its message, or the id itself, as a UUID or as text, stands for.
+
+    Raises:
+      ValueError: If it is none of these; the text says what would be.
+    """
+    key = getattr(task, "message_id", task)
+    try:
+        return key if isinstance(key, UUID) else UUID(str(key))
+    except ValueError:
+        raise ValueError(
+            f"{task!r:.100} is no message, task, or id of one. Give what send() returned, a Task, "
+            "or a UUID."
+        ) from None
 
 
 def clean_count(value: object, limit: int) -> int:

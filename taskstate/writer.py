@@ -20,9 +20,9 @@ from .flusher import Flusher, Stats
 from .pacing import TokenBucket, longest_backoff
 from .stores import Store
 from .threads import Deadline, Doorbell, Latch
-from .transitions import Transition
+from .transitions import Pushed, Transition
 
-logger = logging.getLogger("taskstate")
+logger = logging.getLogger(__name__)
 
 #: How the thread is called in a debugger.
 THREAD_NAME = "taskstate-writer"
@@ -93,18 +93,18 @@ class Writer:
 
     # What any thread may call.
 
-    def push(self, transition: Transition) -> None:
-        """Hand over a fact.  One append; it never waits, and never touches the database,
-        except where ``SYNCHRONOUS`` asks for just that."""
+    def push(self, pushed: Pushed) -> None:
+        """Hand over a fact, or what makes one later.  One append; it never waits, and
+        never touches the database, except where ``SYNCHRONOUS`` asks for just that."""
         if self._seen_changes != conf.changes.count:  # To ask each time would cost 0.2 us.
             changes = conf.changes.count
             self._is_synchronous = self._config().synchronous
             self._seen_changes = changes
         if self._is_synchronous:
             self._watch(self)
-            self._flusher.write_now(transition)
+            self._flusher.write_now(pushed)
             return
-        self._buffer.push(transition)
+        self._buffer.push(pushed)
         if self._idle:
             self._doorbell.ring()
         elif self._thread is None:
@@ -235,6 +235,7 @@ class Writer:
             are the parent's, and would be closed with it.
         """
         store = self._flusher.abandon()
+        self._buffer.withdraw()
         self._reset()
         return store
 

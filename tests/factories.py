@@ -4,7 +4,7 @@ import time
 import uuid
 
 from taskstate.buffer import Entry
-from taskstate.transitions import MessageFields, Status, Transition, pack_rank
+from taskstate.transitions import Extras, MessageFields, Status, Transition, pack_rank
 
 #: 2023-11-14 22:13:20 UTC, in milliseconds.
 START = 1_700_000_000_000
@@ -25,8 +25,11 @@ def make_transition(status=Status.ENQUEUED, hop=1, at=START, **values):
         "model_name": "",
         "app_name": "",
     }
-    for name in fields.keys() & values.keys():
+    for name in {*fields, "metadata", "stored_message"} & values.keys():
         fields[name] = values.pop(name)
+    extras = {name: values.pop(name) for name in Extras._fields if name in values}
+    if extras:
+        values["extras"] = Extras(**extras)
     values = {"attempt": 0, "started_at": None, "happened_at": time.monotonic(), **values}
     rank = pack_rank(status, hop, at)
     return Transition(rank=rank, fields=MessageFields(**fields), **values)

@@ -311,3 +311,27 @@ def test_what_is_awaited_is_never_dropped():
     assert ids(buffer.take(MANY)) == [make_id(n) for n in range(3)]
     assert buffer.dropped == 3
     assert not any(map(is_open, latches))
+
+
+def test_it_knows_what_waits_longest():
+    """Among entries, what isn't coalesced yet, and what is awaited; a newer fact about the same
+    message doesn't make it younger, and what makes a fact later has no time so far."""
+    buffer = Buffer(10, fit=as_it_is)
+    assert buffer.oldest is None
+    buffer.push_awaited(make_transition(message_id=make_id(1), happened_at=7.0), Latch())
+    assert buffer.oldest == 7.0
+    buffer.push(object())
+    buffer.push(make_transition(message_id=make_id(2), happened_at=5.0))
+    assert buffer.oldest == 5.0
+    buffer._raw.popleft()
+    buffer.absorb()
+    buffer.push(make_transition(Status.RUNNING, message_id=make_id(2), happened_at=9.0))
+    buffer.absorb()
+    assert buffer.oldest == 5.0
+
+    batch = buffer.take(1)
+    assert buffer.oldest == 7.0
+    buffer.put_back(batch)
+    assert buffer.oldest == 5.0
+    buffer.take(MANY)
+    assert buffer.oldest is None

@@ -64,7 +64,7 @@ def test_nothing_to_tell(sqlite):
 @pytest.mark.parametrize("store", [OrmStore, UpsertStore])
 def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals):
     """Whoever listens is told; the rank stays, so that a late true state still wins."""
-    write(1, Status.RUNNING, 5, store)
+    write(1, Status.RUNNING, 5, store, error="Boom", traceback="of the attempt before")
     before = Task.objects.get()
     out = check("--older-than", "4h", "--mark-failed")
 
@@ -73,6 +73,8 @@ def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals)
     assert "Marked 1 task as failed, not heard of for 4h." in out
     task = Task.objects.get()
     assert (task.status, task.error, task.rank) == ("failed", "lost", before.rank)
+    assert task.traceback is None
+    assert task.written_at > before.written_at, "nobody who follows what changes would see it"
     assert task.finished_at == task.updated_at
     assert task.finished_at - before.updated_at > datetime.timedelta(hours=4)
     ((told, transitions),) = signals
@@ -124,6 +126,12 @@ def test_a_bad_age(text):
     """The error names the option, the value and the cure."""
     with pytest.raises(CommandError, match=r"--older-than is .*no age.*90s, 15m, 6h or 30d"):
         check(f"--older-than={text}")
+
+
+def test_an_age_that_no_calendar_has():
+    """Subtracted from today it would be no date."""
+    with pytest.raises(CommandError, match="'999999d', which is more than a hundred years"):
+        check("--older-than=999999d")
 
 
 @pytest.mark.parametrize(

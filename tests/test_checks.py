@@ -2,10 +2,11 @@
 
 import pytest
 from django.core import checks
-from django.db import connections
+from django.db import connections, transaction
 
-from taskstate.checks import MIDDLEWARE_PATH, check_settings
+from taskstate.checks import MIDDLEWARE_PATH, check_settings, check_tables
 from taskstate.middleware import StateMiddleware
+from tests.conftest import use_database
 
 
 class Ours(StateMiddleware):
@@ -115,3 +116,28 @@ def test_no_dictionary(run):
     assert message.id == "taskstate.E006"
     assert "['SYNCHRONOUS']" in message.msg
     assert "FLUSH_INTERVAL" in message.hint
+
+
+@pytest.mark.parametrize("alias", ["default", "postgres"])
+def test_the_table_of_the_other_project(alias, settings, django_db_setup, django_db_blocker):
+    """It has our table's name and columns of its own: ``migrate`` says so before it breaks it."""
+    with use_database(alias, settings, django_db_blocker), transaction.atomic(using=alias):
+        assert check_tables(databases=[alias]) == []
+        with connections[alias].cursor() as cursor:
+            cursor.execute("ALTER TABLE taskstate_task ADD COLUMN message_data text NULL")
+
+        (error,) = check_tables(databases=[alias])
+        assert error.id == "taskstate.E009"
+        assert f"'taskstate_task' in the database '{alias}'" in error.msg
+        assert "migrate taskstate zero" in error.hint
+        assert check_tables(databases=["another"]) == check_tables() == []
+        transaction.set_rollback(True, using=alias)
+
+
+def test_before_the_first_migrate_there_is_no_table(settings, sqlite):
+    """And nothing to complain of."""
+    with transaction.atomic(using=sqlite):
+        with connections[sqlite].cursor() as cursor:
+            cursor.execute("ALTER TABLE taskstate_task RENAME TO taskstate_gone")
+        assert check_tables(databases=[sqlite]) == []
+        transaction.set_rollback(True, using=sqlite)

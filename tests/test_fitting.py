@@ -3,6 +3,7 @@
 import pytest
 
 from taskstate import fitting
+from taskstate.conf import Config
 from taskstate.fitting import Fitter
 from taskstate.transitions import Status, Transition, pack_rank
 from tests.factories import START, make_id
@@ -34,7 +35,7 @@ def test_a_plain_message_waits_as_it_is(fitter):
     """The hook makes nothing fit: that is what makes it cheap."""
     fields = fitter.collect(make_message(PLAIN, queue_name="slow.DQ"), PLAIN)
 
-    assert fields[2:] == (7, "act", "slow.DQ", "Export", "Report", "shop")
+    assert fields[2:8] == (7, "act", "slow.DQ", "Export", "Report", "shop")
     assert fitter.fit(transition(fields)).fields.queue_name == "slow"
 
 
@@ -83,7 +84,7 @@ def test_a_value_without_a_text_costs_the_task_its_state_alone(key, fitter, capl
         fields = fitter.collect(message, {"user_pk": 1, "description": "a", key: Textless()})
 
         assert fields.message_id == make_id(5)
-        assert fields[2:] == (None, "act", "default", "", "", "")
+        assert fields[2:8] == (None, "act", "default", "", "", "")
 
     assert caplog.text.count("of actor act is tracked without its for_state") == 1
     assert f"message {make_id(5)} holds a value in it" in caplog.text
@@ -99,3 +100,13 @@ def test_names_are_shared(fitter):
         facts.append(fitter.fit(transition(fitter.collect(message, PLAIN))))
 
     assert facts[0].fields.actor_name is facts[1].fields.actor_name
+
+
+def test_a_message_that_can_not_be_encoded_is_tracked(caplog):
+    """Some middleware keeps its own objects in the options while a message is processed."""
+    fitter = Fitter(lambda: Config(store_message=True))
+    message = make_message({}, message_id=make_id(5), options={"span": object()})
+    for _ in range(2):
+        fields = fitter.collect(message, {"user_pk": 1})
+        assert (fields.user_pk, fields.stored_message) == (1, None)
+    assert caplog.text.count("it can't be encoded (TypeError)") == 1

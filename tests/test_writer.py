@@ -365,10 +365,10 @@ def test_what_is_pushed_while_a_caller_writes_is_not_left_behind(bench):
     def push_another():
         bench.store.on_write = lambda: None
         bench.threads = True
+        others = {*threading.enumerate()}
         bench.push(2)
-        for thread in threading.enumerate():
-            if thread.name == writer_module.THREAD_NAME:
-                thread.join(LIMIT_SECONDS)
+        for thread in {*threading.enumerate()} - others:
+            thread.join(LIMIT_SECONDS)
 
     bench.store.on_write = push_another
     bench.writer._write_here(LIMIT_SECONDS)

@@ -59,7 +59,7 @@ def send(env, **numbers):
 
 #: As Dramatiq's command line logs.
 READY = r"\[PID (\d+)\] .*Worker process is ready for action"
-RECORD = r"\[PID (\d+)\] \[[^]]*\] \[taskstate\] \[(\w+)\]"
+RECORD = r"\[PID (\d+)\] \[[^]]*\] \[taskstate[.\w]*\] \[(\w+)\]"
 
 
 class Rundramatiq:

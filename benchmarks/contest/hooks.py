@@ -7,6 +7,7 @@ import tracemalloc
 import dramatiq
 from dramatiq.broker import MessageProxy
 
+import taskstate
 from benchmarks.hooks import HOOKS
 
 #: Messages are made and processed in portions, so that they are as warm as they are in a worker.
@@ -31,7 +32,7 @@ def hooks(_, *, messages, is_tracked):
 
 def time_calls(state, broker, messages, *, is_tracked):
     """Return microseconds per call by hook, their mean, and those of ``Message.encode``."""
-    seconds = dict.fromkeys((*HOOKS, "encode", "loop"), 0.0)
+    seconds = dict.fromkeys((*HOOKS, "progress", "encode", "loop"), 0.0)
     gc.collect()
     gc.disable()
     for start in range(0, messages, PORTION):
@@ -45,6 +46,8 @@ def time_calls(state, broker, messages, *, is_tracked):
             for message in targets:
                 hook(broker, message, *arguments)
             seconds[name] += time.perf_counter() - started
+            if name == "before_process_message":
+                seconds["progress"] += time_progress()
         started = time.perf_counter()
         for message in portion:
             message.encode()
@@ -60,6 +63,15 @@ def time_calls(state, broker, messages, *, is_tracked):
     found = {name: (spent - loop) / calls * 1e6 for name, spent in seconds.items()}
     found["mean"] = sum(found[name] for name in HOOKS) / len(HOOKS)
     return found
+
+
+def time_progress():
+    """Return the seconds of one call of ``set_progress`` per message of a portion, inside of the
+    run that began last: a run tells of its progress more than once."""
+    started = time.perf_counter()
+    for number in range(PORTION):
+        taskstate.set_progress(number, PORTION, "Rows")
+    return time.perf_counter() - started
 
 
 def bytes_pending(state, broker, hooks):

@@ -30,8 +30,8 @@ class RecordingStateMiddleware(StateMiddleware):
         if threading.current_thread().name == THREAD_NAME:
             self.statements.put_on(connection)
 
-    def _push(self, status, moment, hop, attempt, started_at, fields, **how):  # noqa: PLR0917
-        super()._push(status, moment, hop, attempt, started_at, fields, **how)
+    def _push(self, status, moment, hop, attempt, started_at, fields, extras, **how):  # noqa: PLR0917
+        super()._push(status, moment, hop, attempt, started_at, fields, extras, **how)
         if not self.transitions:
             # After the last flush, which has the priority 0.
             Finalize(None, self.save, exitpriority=-1)

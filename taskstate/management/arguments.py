@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import re
 
 from django.core.management.base import CommandError
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+from taskstate import times
 
 
 def parse_age(option: str, text: str) -> datetime.timedelta:
@@ -16,10 +15,7 @@ def parse_age(option: str, text: str) -> datetime.timedelta:
     Raises:
       CommandError: If it names none; the message says what would.
     """
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", str(text))
-    if match is None:
-        raise CommandError(
-            f"{option} is {text!r}, which is no age. Give a whole number and a unit: 90s, 15m, 6h "
-            "or 30d."
-        )
-    return datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return times.parse_age(option, text)
+    except ValueError as error:
+        raise CommandError(str(error)) from error

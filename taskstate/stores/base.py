@@ -14,11 +14,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from .. import conf
-from ..buffer import MAX_ROW_BYTES, Entry
+from ..buffer import Entry, may_be_large
 from . import BadDataError, Written
 from .errors import describe, is_bad_data, is_conflict, is_disconnect
 
-logger = logging.getLogger("taskstate")
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -100,8 +100,8 @@ class DatabaseStore(abc.ABC):
         if self._packet_bytes is None:
             self._packet_bytes = _packet_bytes(connection)
         room = self._packet_bytes - _STATEMENT_BYTES
-        may_be_large = len(batch) > 1 and len(batch) * MAX_ROW_BYTES > room
-        if may_be_large and sum(entry.size() for entry in batch) > room:
+        is_suspect = len(batch) > 1 and may_be_large(batch, room)
+        if is_suspect and sum(entry.size() for entry in batch) > room:
             raise BadDataError(f"{len(batch)} rows may be more than max_allowed_packet")
         return self._write_once(connection, batch)
 

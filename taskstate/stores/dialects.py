@@ -16,9 +16,10 @@ They differ in how a batch travels fastest.  Measured with 1,000 rows, all index
 from __future__ import annotations
 
 import abc
+import itertools
 import json
 import uuid
-from typing import Any, Callable, Iterable, Sequence, Union
+from typing import Any, Callable, ClassVar, Iterable, Sequence, Union
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -27,10 +28,13 @@ from ..transitions import (
     FINISHED,
     FINISHED_PHASE,
     MAX_TIME,
+    NO_EXTRAS,
     ORDER_MASK,
     PHASE_MASK,
     PHASE_SHIFT,
     TIME_SHIFT,
+    WAITING,
+    Extras,
     MessageFields,
     Status,
     Transition,
@@ -38,18 +42,33 @@ from ..transitions import (
     pack_rank,
     status_of,
 )
+from . import watermark
 from .locks import LOCK_WAIT_SECONDS
-from .rows import as_datetime
+from .rows import as_datetime, worker_name
 
-#: All columns.  Those that decide come last, the most significant one at the very end: MariaDB
-#: assigns from left to right, and compares with what it has assigned already.  Once a column is
-#: assigned the comparison is still right for those that are more significant.
+#: Most facts have nothing to say in these: then they are not sent, and emptied by the statement.
+EXTRA_COLUMNS = (
+    "progress",
+    "progress_text",
+    "error",
+    "traceback",
+    "next_attempt_at",
+    "result",
+    "metadata",
+    "stored_message",
+)
+
+#: All columns that are written.  Those that decide come last, the most significant one at the very
+#: end: MariaDB assigns from left to right, and compares with what it has assigned already.  Once a
+#: column is assigned the comparison is still right for those that are more significant.
 COLUMNS = (
     "message_id",
     "status",
     "finished_at",
     "updated_at",
-    "error",
+    "written_at",
+    "worker",
+    *EXTRA_COLUMNS,
     "user_id",
     "app_name",
     "model_name",
@@ -87,25 +106,36 @@ class Dialect(abc.ABC):
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
         self._statements = {
-            returning: " ".join(self._statement(returning=returning).split())
-            for returning in (True, False)
+            flags: " ".join(self._statement(returning=flags[0], extras=flags[1]).split())
+            for flags in itertools.product((True, False), repeat=2)
         }
 
-    def statement(self, *, returning: bool) -> str:
-        """Return the statement; ``returning`` makes it return the id and the rank of each row
-        that it changed, and perhaps of some that lost: those have a rank that isn't ours."""
-        return self._statements[returning]
+    def prepare(
+        self, facts: Sequence[Transition], version: int, *, returning: bool
+    ) -> tuple[str, list[Parameter]]:
+        """Return the statement that writes ``facts``, and its parameters.
 
-    @abc.abstractmethod
-    def _statement(self, *, returning: bool) -> str: ...
-
-    @abc.abstractmethod
-    def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
-        """Return the parameters; ``version`` is the watermark that the caller has seen.
+        Parameters:
+          version(int): The watermark that the caller has seen.
+          returning(bool): Whether the statement is to return the id and the rank of each row that
+            it changes, and perhaps of some that lose: those have a rank that isn't ours.
 
         Raises:
           OverflowError: If a number doesn't fit a column of 64 bits.
         """
+        extras = any(fact.has_extras for fact in facts)
+        parameters = self._parameters(facts, extras=extras)
+        return self._statements[returning, extras], [*parameters, version]
+
+    @abc.abstractmethod
+    def _statement(self, *, returning: bool, extras: bool) -> str: ...
+
+    @abc.abstractmethod
+    def _parameters(self, facts: Sequence[Transition], *, extras: bool) -> list[Parameter]: ...
+
+    def _now(self) -> str:
+        # As a query of its own it is asked for once, and not for each row.
+        return f"(SELECT {watermark.clock_of(self._connection)})"
 
     def rows(self, rowcount: int, sent: int) -> int:
         """Return how many rows were changed, out of so many that were sent."""
@@ -115,8 +145,21 @@ class Dialect(abc.ABC):
 class PostgreSql(Dialect):
     """Arrays, which psycopg would build element by element, are written out here."""
 
-    def _statement(self, *, returning: bool) -> str:
+    def _statement(self, *, returning: bool, extras: bool) -> str:
         user_type = Task._meta.get_field("user").db_type(self._connection)
+        said = "NULL, " * len(EXTRA_COLUMNS)
+        sent = ""
+        if extras:
+            said = f"""
+                new.progress, new.progress_text, new.error, new.traceback,
+                {_timestamp("new.next_attempt_at")}, new.result, new.metadata, new.stored_message,
+            """
+            sent = """,
+                unnest(%s::float8[]) AS progress, unnest(%s::text[]) AS progress_text,
+                unnest(%s::text[]) AS error, unnest(%s::text[]) AS traceback,
+                unnest(%s::bigint[]) AS next_attempt_at, unnest(%s::jsonb[]) AS result,
+                unnest(%s::jsonb[]) AS metadata, unnest(%s::text[]) AS stored_message
+            """
         status = f"({_statuses()})[{_PHASE} * {ORDER_MASK + 1} + {_ORDER} + 1]"
         newer = _newer(
             _prefixed("excluded"),
@@ -131,7 +174,8 @@ class PostgreSql(Dialect):
             {_INTO}
             SELECT new.message_id, {status},
                 CASE WHEN {_PHASE} = {FINISHED_PHASE} THEN {_timestamp(_TIME)} END,
-                {_timestamp(_TIME)}, NULL, new.user_id,
+                {_timestamp(_TIME)}, {self._now()}, CASE WHEN {_PHASE} > 0 THEN %s END,
+                {said} new.user_id,
                 new.app_name, new.model_name, new.description, new.queue_name,
                 new.actor_name, {_timestamp("new.enqueued_at")}, {_timestamp("new.started_at")},
                 new.attempt, new.rank
@@ -141,7 +185,7 @@ class PostgreSql(Dialect):
                     unnest(%s::text[]) AS description, unnest(%s::text[]) AS queue_name,
                     unnest(%s::text[]) AS actor_name, unnest(%s::bigint[]) AS enqueued_at,
                     unnest(%s::bigint[]) AS started_at, unnest(%s::integer[]) AS attempt,
-                    unnest(%s::bigint[]) AS rank
+                    unnest(%s::bigint[]) AS rank {sent}
             ) AS new
             WHERE (SELECT set_config('lock_timeout', '{LOCK_WAIT_SECONDS}s', true)) IS NOT NULL
                 AND COALESCE(({_WATERMARK}), 0) = %s
@@ -150,11 +194,12 @@ class PostgreSql(Dialect):
             {_RETURNING if returning else ""}
         """
 
-    def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
+    def _parameters(self, facts: Sequence[Transition], *, extras: bool) -> list[Parameter]:
         """Turn the batch by 90 degrees: a column is an array literal."""
-        changing: Any = Transition(*zip(*facts))  # type: ignore[arg-type]
+        changing: Any = Transition(*zip(*facts))
         constant: Any = MessageFields(*zip(*changing.fields))  # type: ignore[arg-type]
-        return [
+        parameters: list[Parameter] = [
+            worker_name(),
             "{" + ",".join(constant.message_id) + "}",
             _keys(constant.user_pk),
             _text_array(constant.app_name),
@@ -166,14 +211,46 @@ class PostgreSql(Dialect):
             _numbers(changing.started_at),
             _numbers(changing.attempt),
             _numbers(changing.rank),
-            version,
         ]
+        if extras:
+            some: Any = Extras(*zip(*(extras or NO_EXTRAS for extras in changing.extras)))  # type: ignore[arg-type]
+            parameters += [
+                _numbers(some.progress),
+                _texts(some.progress_text),
+                _texts(some.error),
+                _texts(some.traceback),
+                _numbers(some.next_attempt_at),
+                _texts(some.result),
+                _texts(constant.metadata),
+                _texts(constant.stored_message),
+            ]
+        return parameters
 
 
 class JsonDialect(Dialect):
     """One that takes the batch as JSON: an array of rows, which are arrays of columns."""
 
-    def parameters(self, facts: Sequence[Transition], version: int) -> list[Parameter]:
+    #: The columns that are sent, in order; with extras, and without.
+    _SENT: ClassVar = {
+        extras: tuple(
+            column
+            for column in COLUMNS
+            if column not in {"written_at", "worker", *(() if extras else EXTRA_COLUMNS)}
+        )
+        for extras in (True, False)
+    }
+
+    def _values(self, sent: Callable[[str, int], str], *, extras: bool) -> str:
+        """Return the SQL for all columns; ``sent`` returns that for one that is sent at a place."""
+        sql = dict.fromkeys(COLUMNS, "NULL")
+        places = {column: place for place, column in enumerate(self._SENT[extras])}
+        sql.update((column, sent(column, place)) for column, place in places.items())
+        waiting = ", ".join(f"'{status.value}'" for status in WAITING)
+        sql["worker"] = f"CASE WHEN {sql['status']} IN ({waiting}) THEN NULL ELSE %s END"
+        sql["written_at"] = self._now()
+        return ", ".join(sql.values())
+
+    def _parameters(self, facts: Sequence[Transition], *, extras: bool) -> list[Parameter]:
         """Return the batch as text."""
         native_uuid: bool = self._connection.features.has_native_uuid_field
         time = _Times(self._connection)
@@ -189,7 +266,7 @@ class JsonDialect(Dialect):
                     status.value,
                     updated_at if status in FINISHED else None,
                     updated_at,
-                    None,  # No fact holds an error: it is check_tasks that leaves one.
+                    *(_extras_of(fact, time) if extras else ()),
                     _json_key(fields.user_pk, native_uuid=native_uuid),
                     fields.app_name,
                     fields.model_name,
@@ -202,15 +279,15 @@ class JsonDialect(Dialect):
                     fact.rank,
                 )
             )
-        return [json.dumps(rows, ensure_ascii=False), version]
+        return [worker_name(), json.dumps(rows, ensure_ascii=False)]
 
 
 class Sqlite(JsonDialect):
     """SQLite from 3.38 on, where a value can be taken out of JSON by its place."""
 
-    def _statement(self, *, returning: bool) -> str:
+    def _statement(self, *, returning: bool, extras: bool) -> str:
         newer = _newer(_prefixed("excluded"), _prefixed("taskstate_task"), _as_text)
-        values = ", ".join(f"value ->> {place}" for place in range(len(COLUMNS)))
+        values = self._values(lambda _, place: f"value ->> {place}", extras=extras)
         return f"""
             {_INTO}
             SELECT {values}
@@ -234,16 +311,20 @@ class MariaDb(JsonDialect):
     # Not the database's own character set, which may be another one than the table's.
     _TEXT = "text CHARACTER SET utf8mb4"
     _TYPES = {
+        # A text holds 65,535 bytes, and what is longer is cut off without a word.
+        "stored_message": "longtext CHARACTER SET utf8mb4",
         "message_id": "char(36) CHARACTER SET ascii",
         "finished_at": "datetime(6)",
         "updated_at": "datetime(6)",
         "enqueued_at": "datetime(6)",
         "started_at": "datetime(6)",
+        "next_attempt_at": "datetime(6)",
+        "progress": "double",
         "attempt": "bigint",
         "rank": "bigint",
     }
 
-    def _statement(self, *, returning: bool) -> str:
+    def _statement(self, *, returning: bool, extras: bool) -> str:
         newer = _newer(_values, _prefixed("taskstate_task"), _as_bytes)
         changed = "TRUE"
         if returning:
@@ -251,14 +332,15 @@ class MariaDb(JsonDialect):
             changed = f"(known.message_id IS NULL OR {known_newer})"
         places = ", ".join(
             f"{column} {self._TYPES.get(column, self._TEXT)} PATH '$[{place}]' ERROR ON ERROR"
-            for place, column in enumerate(COLUMNS)
+            for place, column in enumerate(self._SENT[extras])
         )
+        values = self._values(lambda column, _: f"new.{column}", extras=extras)
         join = "LEFT JOIN taskstate_task AS known ON known.message_id = new.message_id"
         keep = _assignments(f"IF({newer}, VALUES({{0}}), taskstate_task.{{0}})")
         return f"""
             SET STATEMENT innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS},
                 lock_wait_timeout = {LOCK_WAIT_SECONDS} FOR {_INTO}
-            SELECT {", ".join(f"new.{column}" for column in COLUMNS)}
+            SELECT {values}
             FROM JSON_TABLE(%s, '$[*]' COLUMNS ({places})) AS new {join if returning else ""}
             WHERE COALESCE(({_WATERMARK} LOCK IN SHARE MODE), 0) = %s AND {changed}
             ON DUPLICATE KEY UPDATE {keep}
@@ -342,6 +424,22 @@ def _statuses() -> str:
 # Batches on their way.
 
 
+def _extras_of(fact: Transition, time: Callable[[int], str]) -> tuple[object, ...]:
+    """Return a fact's values of ``EXTRA_COLUMNS``."""
+    extras = fact.extras or NO_EXTRAS
+    due = extras.next_attempt_at
+    return (
+        extras.progress,
+        extras.progress_text,
+        extras.error,
+        extras.traceback,
+        None if due is None else time(due),
+        extras.result,
+        fact.fields.metadata,
+        fact.fields.stored_message,
+    )
+
+
 def _numbers(values: Iterable[int | None]) -> str:
     return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
 
@@ -350,7 +448,12 @@ def _keys(values: Sequence[object]) -> str:
     """Return an array of whatever the key of a user model may be."""
     if {*map(type, values)} <= {int, type(None)}:
         return _numbers(values)  # type: ignore[arg-type]
-    elements = ["NULL" if v is None else _text_array([str(v)])[1:-1] for v in values]
+    return _texts([None if v is None else str(v) for v in values])
+
+
+def _texts(values: Sequence[str | None]) -> str:
+    """Return an array of texts of which most are absent."""
+    elements = ["NULL" if v is None else _text_array([v])[1:-1] for v in values]
     return "{" + ",".join(elements) + "}"
 
 

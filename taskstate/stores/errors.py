@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from types import TracebackType
 
-from django.db import Error, IntegrityError, InterfaceError, OperationalError
+from django.db import DataError, Error, IntegrityError, InterfaceError, OperationalError
 
 #: PostgreSQL: data exceptions, integrity violations, and a trigger's own RAISE.
 _SQLSTATE_BAD_CLASSES = ("22", "23")
@@ -124,7 +124,10 @@ def is_bad_data(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state[:2] in _SQLSTATE_BAD_CLASSES or state in _SQLSTATE_BAD
-    return isinstance(error, IntegrityError) or isinstance(error.__cause__, _PYTHON_BAD)
+    # A driver that refuses a value by itself, psycopg a NUL character, has no code for it.
+    return isinstance(error, (DataError, IntegrityError)) or isinstance(
+        error.__cause__, _PYTHON_BAD
+    )
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -14,8 +14,15 @@ from . import Change, Written, locks, watermark
 from .base import DatabaseStore, in_portions
 from .rows import task_of
 
-#: All columns besides the key.
-_COLUMNS = tuple(field.attname for field in Task._meta.concrete_fields if not field.primary_key)
+#: What a fact decides, but for the key.
+_COLUMNS = tuple(
+    field.attname
+    for field in Task._meta.concrete_fields
+    if not field.primary_key and field.name not in {"seen_at", "written_at"}
+)
+
+#: What is equal in Python may be another value there: 1 and true.
+_JSON_COLUMNS = frozenset({"result", "metadata"})
 
 #: Since 4.1 ``bulk_create`` can update what is there, in one statement that is as cheap for each
 #: row as an insert; ``bulk_update`` builds an expression per row and column.
@@ -37,7 +44,7 @@ class OrmStore(DatabaseStore):
         with locks.transaction(connection):
             fence = watermark.enter(connection, self._clock)
             entries = {uuid.UUID(entry.winner.message_id): entry for entry in fence.younger(batch)}
-            changed = self._merge(connection, entries)
+            changed = self._merge(connection, entries, written_at=fence.read_at)
         return Written(
             rows=len(changed),
             unchanged=len(batch) - len(changed),
@@ -45,10 +52,15 @@ class OrmStore(DatabaseStore):
         )
 
     def _merge(
-        self, connection: BaseDatabaseWrapper, entries: dict[uuid.UUID, Entry]
+        self,
+        connection: BaseDatabaseWrapper,
+        entries: dict[uuid.UUID, Entry],
+        written_at: int | None,
     ) -> list[Task]:
         """Merge entries into the table; return the rows that this changed."""
         tasks = {key: task_of(entry.winner, connection.alias) for key, entry in entries.items()}
+        for task in tasks.values():
+            task.written_at = written_at
         known = _locked(connection, tasks)
         missing = sorted(tasks.keys() - known.keys())
         _insert(connection, [tasks[key] for key in missing])
@@ -59,7 +71,7 @@ class OrmStore(DatabaseStore):
         outdated: list[Task] = []
         for key, row in rows.items():
             task = tasks[key]
-            if _columns(task) == row:
+            if _identity(_columns(task)) == _identity(row):
                 # The very fact is there: because we have just inserted it, or because we had
                 # committed it before and never heard of it.
                 if key in inserted or entries[key].uncertain:
@@ -77,10 +89,11 @@ class OrmStore(DatabaseStore):
         differing = [
             Task._meta.get_field(name).name
             for name in _COLUMNS
-            if any(getattr(task, name) != rows[task.message_id][name] for task in tasks)
+            if any(_differs(task, name, rows[task.message_id]) for task in tasks)
         ]
         if not differing:
             return
+        differing.append("written_at")
         tasks = sorted(tasks, key=lambda task: task.message_id)
         manager = Task._base_manager.using(connection.alias)
         if _CAN_UPDATE_CONFLICTS:
@@ -118,6 +131,17 @@ def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
 
 def _columns(task: Task) -> Row:
     return {name: getattr(task, name) for name in _COLUMNS}
+
+
+def _differs(task: Task, name: str, row: Row) -> bool:
+    new, old = getattr(task, name), row[name]
+    return new != old or (name in _JSON_COLUMNS and repr(new) != repr(old))
+
+
+def _identity(row: Row) -> tuple[object, ...]:
+    """Return what tells a fact from all others: not its JSON, which a database may write in another
+    way.  A row that was marked as lost has another status than its rank says."""
+    return (*_precedence(row), row["status"])
 
 
 def _precedence(row: Row) -> tuple[object, ...]:

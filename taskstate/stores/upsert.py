@@ -84,9 +84,9 @@ class UpsertStore(DatabaseStore):
     ) -> tuple[int, list[Entry]]:
         """Run the statement; return how many rows it changed, and, if that is asked, which."""
         dialect = self._dialect(connection)
-        parameters = dialect.parameters([entry.winner for entry in entries], version)
+        facts = [entry.winner for entry in entries]
         with connection.cursor() as cursor:
-            cursor.execute(dialect.statement(returning=returning), parameters)
+            cursor.execute(*dialect.prepare(facts, version, returning=returning))
             if not returning:
                 return dialect.rows(cursor.rowcount, sent=len(entries)), []
             ranks = {_key(message_id): rank for message_id, rank in cursor.fetchall()}
@@ -109,16 +109,19 @@ def _committed_before(
 ) -> list[Entry]:
     """Return those that an earlier try has committed without our hearing of it: their rows have
     our rank, and yet this try didn't change them.  A row that was marked as lost since has it, too,
-    and is not ours any more."""
+    but another status: it is not ours any more."""
     known = {id(entry) for entry in changed}
     lost = [entry for entry in entries if entry.uncertain and id(entry) not in known]
-    ranks: dict[str, int] = {}
+    ranks: dict[tuple[str, str], int] = {}
     for some in in_portions(lost, connection):
         ids = [entry.winner.message_id for entry in some]
-        rows = Task._base_manager.using(connection.alias).filter(pk__in=ids, error=None)
-        ranks.update({_key(pk): rank for pk, rank in rows.values_list("pk", "rank")})
+        rows = Task._base_manager.using(connection.alias).filter(pk__in=ids)
+        for pk, status, rank in rows.values_list("pk", "status", "rank"):
+            ranks[_key(pk), status] = rank
     return [
-        entry for entry in lost if ranks.get(_key(entry.winner.message_id)) == entry.winner.rank
+        entry
+        for entry in lost
+        if ranks.get((_key(entry.winner.message_id), entry.winner.status)) == entry.winner.rank
     ]
 
 

@@ -24,7 +24,7 @@ from ..threads import Deadline
 from . import locks
 from .errors import is_contention
 
-logger = logging.getLogger("taskstate")
+logger = logging.getLogger(__name__)
 
 _CLOCK = {
     "postgresql": "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint",
@@ -54,6 +54,8 @@ class Fence(NamedTuple):
     version: int
     #: By this process's monotonic clock, in seconds: the clear was then, or earlier.
     cleared_at: float
+    #: When this was read, by the database's clock; None if it wasn't.
+    read_at: int | None = None
 
     def younger(self, batch: Sequence[Entry]) -> list[Entry]:
         """Return those of a batch that surely happened after the clear."""
@@ -103,7 +105,7 @@ def _read(
     connection: BaseDatabaseWrapper, cursor: Any, clock: Callable[[], float], lock: str = ""
 ) -> Fence | None:
     query = (
-        f"SELECT cleared_at, {_clock(connection)} - cleared_at "
+        f"SELECT cleared_at, {clock_of(connection)} - cleared_at "
         f"FROM {_table(connection, Watermark)} WHERE id = {Watermark.ONLY}{lock}"
     )
     cursor.execute(query)
@@ -112,7 +114,8 @@ def _read(
         return None
     version, microseconds_ago = row
     # The database's clock may have been set back; a clear that can be read has happened.
-    return Fence(version, clock() - max(0.0, float(microseconds_ago)) / 1_000_000)
+    cleared_at = clock() - max(0.0, float(microseconds_ago)) / 1_000_000
+    return Fence(version, cleared_at, version + int(microseconds_ago))
 
 
 def close(alias: str, timeout: float) -> bool:
@@ -141,7 +144,7 @@ def close(alias: str, timeout: float) -> bool:
 
 def _close_once(alias: str) -> None:
     connection = connections[alias]
-    clock = _clock(connection)
+    clock = clock_of(connection)
     table = _table(connection, Watermark)
     with locks.transaction(connection, CLOSE_TRY_SECONDS), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
@@ -161,7 +164,8 @@ def _creation(connection: BaseDatabaseWrapper) -> str:
     return f"INSERT {'IGNORE' if connection.vendor == 'mysql' else 'OR IGNORE'} INTO {values}"
 
 
-def _clock(connection: BaseDatabaseWrapper) -> str:
+def clock_of(connection: BaseDatabaseWrapper) -> str:
+    """Return the SQL for the present by the database's own clock."""
     clock: str | None = _CLOCK.get(connection.vendor)
     if clock is None:
         raise NotSupportedError(

@@ -30,8 +30,10 @@ PLACE_OF = {
     status: place for place, status in enumerate(("", "enqueued", "running", "done", "failed"))
 }
 
-#: Transitions that may wait for the writer before more are made.
+#: Transitions that may wait for the writer before the next exceptions are raised, and before a
+#: thread makes more of them: on a busy machine its exception may be late.
 MAX_WAITING = 5_000
+MOST_WAITING = 50_000
 
 PACKAGE = f"{Path(taskstate.__file__).parent}{os.sep}"
 
@@ -82,11 +84,14 @@ class Life(threading.Thread):
     def live_on(self):
         while not self.ends:
             self.recovered = self.noted
-            if self.recovered < self.expected:
-                self.is_awake = True
+            if self.recovered == self.expected:
+                self.bell.wait(1)
+                continue
+            self.is_awake = True
+            if len(self.state._writer._buffer) < MOST_WAITING:
                 self.live()
             else:
-                self.bell.wait(1)
+                self.bell.wait(0.01)
 
     def live(self):
         """Send a message and run it; every second one fails.  An exception out of a hook is handled

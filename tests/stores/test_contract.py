@@ -1,7 +1,9 @@
 """What every store has to answer, on every database."""
 
 import datetime
+import os
 import random
+import socket
 import threading
 import time
 import uuid
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from taskstate import values
 from taskstate.models import Task, Watermark
 from taskstate.stores import BadDataError, base, watermark
 from taskstate.stores.orm import OrmStore
@@ -46,10 +49,43 @@ def row(number=1):
 
 
 def columns(task):
-    return {f.attname: getattr(task, f.attname) for f in Task._meta.concrete_fields}
+    """All that a fact decides: not when it was written, nor seen."""
+    names = {f.attname for f in Task._meta.concrete_fields} - {"written_at", "seen_at"}
+    return {name: getattr(task, name) for name in names}
 
 
-def test_a_fact_becomes_a_row(store, database):
+NOTHING = {
+    "progress": None,
+    "progress_text": None,
+    "error": None,
+    "traceback": None,
+    "next_attempt_at": None,
+    "result": None,
+    "metadata": None,
+    "stored_message": None,
+}
+EXTRAS = {
+    "progress": 66.67,
+    "progress_text": "Grüße, 😀",
+    "error": 'Boom: "a", {b}, \\ NULL',
+    "traceback": 'Traceback\n  File "x.py", line 1\n\tBoom',
+    "next_attempt_at": START + 60_000,
+    "result": '{"rows":[1,2.5,null,"\\u00fc"]}',
+    "metadata": '"a\\"b\\\\c"',
+    "stored_message": '{"args":["%s"]}',
+}
+EXTRA_COLUMNS = {
+    **EXTRAS,
+    "next_attempt_at": moment(START + 60_000),
+    "result": {"rows": [1, 2.5, None, "ü"]},
+    "metadata": 'a"b\\c',
+}
+
+
+@pytest.mark.parametrize(
+    ("extras", "extra_columns"), [({}, NOTHING), (EXTRAS, EXTRA_COLUMNS)], ids=["usual", "extras"]
+)
+def test_a_fact_becomes_a_row(store, database, extras, extra_columns):
     """Field by field, and the task that is announced is that row."""
     fact = make_transition(
         Status.DONE,
@@ -64,6 +100,7 @@ def test_a_fact_becomes_a_row(store, database):
         description="Grüße, 😀",
         model_name="Invoice",
         app_name="shop",
+        **extras,
     )
 
     written = store.write([make_entry(fact)])
@@ -82,8 +119,9 @@ def test_a_fact_becomes_a_row(store, database):
         "started_at": moment(START + 1),
         "finished_at": moment(START + 5),
         "updated_at": moment(START + 5),
-        "error": None,
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
         "rank": fact.rank,
+        **extra_columns,
     }
     assert columns(row()) == expected
     (change,) = written.changes
@@ -115,6 +153,61 @@ def test_a_newer_fact_replaces_the_row_whole(store):
     assert not change.task._state.adding
     assert (row().status, row().attempt, row().description) == ("enqueued", 0, "new")
     assert (row().user_id, row().finished_at) == (1, None)
+
+
+@pytest.mark.parametrize("others", [[], [make_transition(message_id=make_id(2), error="x")]])
+def test_a_newer_fact_empties_what_it_does_not_hold(store, others):
+    """Whether or not another fact of the batch holds extras."""
+    store.write([make_entry(make_transition(Status.RUNNING, **EXTRAS))])
+
+    store.write([make_entry(fact) for fact in [make_transition(hop=2), *others]])
+
+    assert {name: getattr(row(), name) for name in EXTRAS} == NOTHING
+    assert row().worker is None
+
+
+@pytest.mark.parametrize("character", ["x", "漢", "😀", '"', "\\", "\x01"], ids=ascii)
+def test_the_longest_texts_are_kept_whole(store, character):
+    """An encoder of the project's may write characters of several bytes."""
+    lengths = {"stored_message": values.STORED_MESSAGE_LENGTH, "traceback": values.TRACEBACK_LENGTH}
+    texts = {name: character * length for name, length in lengths.items()}
+
+    store.write([make_entry(make_transition(**texts))])
+
+    assert {name: getattr(row(), name) for name in texts} == texts
+
+
+@pytest.mark.parametrize("number", ["1e+23", "1e+308", "-0.0", "5e-324", "1.0"])
+def test_a_number_that_the_database_writes_in_another_way(store, number):
+    """PostgreSQL returns 1e+23 as a whole number, which is another one: the change is told."""
+    entry = make_entry(make_transition(result=number))
+    assert len(store.write([entry]).changes) == 1
+    assert store.write([entry]).changes == []
+
+    entry.uncertain = True
+    assert len(store.write([entry]).changes) == 1
+
+
+def test_a_result_that_python_takes_for_the_same(store):
+    """1 and true are equal there, and not in JSON."""
+    store.write([make_entry(make_transition(result="[1]"))])
+    store.write([make_entry(make_transition(Status.DONE, result="[true]"))])
+    assert row().result[0] is True
+
+
+def test_the_time_of_writing_is_the_databases(store, database):
+    """It grows with each change, and with nothing else: it is a cursor for those who follow."""
+    store.write([make_entry(make_transition(at=START))])
+    first = row().written_at
+    store.write([make_entry(make_transition(at=START - 1))])
+    assert row().written_at == first
+
+    with connections[database].cursor() as cursor:
+        cursor.execute(f"SELECT {watermark.clock_of(connections[database])}")
+        (before,) = cursor.fetchone()
+    store.write([make_entry(make_transition(Status.DONE))])
+    assert first <= before <= row().written_at + 1000  # SQLite's clock has milliseconds.
+    assert abs(before / 1_000_000 - time.time()) < 3600
 
 
 def test_an_older_fact_changes_nothing(store):
@@ -622,7 +715,7 @@ def test_the_cost_of_a_batch_does_not_grow(store, database):
     key_portions = portions(1000, limit)
     insert_portions = portions(1000, batch_size(database, fields))
     if django.VERSION < (4, 1):
-        fields = ["pk", "pk", "status", "finished", "rank"]
+        fields = ["pk", "pk", "status", "finished", "rank", "worker", "written_at"]
     update_portions = portions(1000, batch_size(database, fields))
     assert counts[1]["insert"] == 3 + 2 * key_portions + insert_portions
     assert counts[1]["update"] == 3 + key_portions + update_portions

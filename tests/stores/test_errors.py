@@ -48,6 +48,7 @@ BAD = [
     mysql(1644),
     mysql(4025, wrapper=IntegrityError),
     IntegrityError("CHECK constraint failed"),
+    DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"),
     OverflowError("Python int too large to convert to SQLite INTEGER"),
     UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
     caused_by(OverflowError()),

@@ -6,17 +6,18 @@ import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
+from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
-from taskstate import conf
 from taskstate.management import texts
 from taskstate.management.arguments import parse_age
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Status, Task, TaskQuerySet
 from taskstate.signals import task_changed
-
-#: What ``Task.error`` says of a task that was marked as failed here.
-LOST = "lost"
+from taskstate.stores import watermark
+from taskstate.times import local
+from taskstate.transitions import LOST
 
 PAGE_SIZE = 1000
 
@@ -86,9 +87,9 @@ class _Silent:
 
     def tasks(self) -> TaskQuerySet:
         """Return them, oldest first.  A delayed one may wait for as long as it was told to."""
-        tasks: TaskQuerySet = Task.objects.using(conf.tasks_database())
         statuses = [Status.ENQUEUED, Status.RUNNING]
-        return tasks.filter(status__in=statuses, updated_at__lt=self._since).order_by("updated_at")
+        tasks = Task.objects.filter(status__in=statuses, updated_at__lt=self._since)
+        return tasks.order_by("updated_at")
 
     def mark_failed(self, task: Task) -> bool:
         """Mark a task as failed and tell of it, unless it was heard of meanwhile.
@@ -100,8 +101,17 @@ class _Silent:
           bool: Whether it was marked.
         """
         now = timezone.now()
-        changes = {"status": Status.FAILED, "error": LOST, "finished_at": now, "updated_at": now}
-        if not self.tasks().filter(pk=task.pk, rank=task.rank).update(**changes):
+        changes = {
+            "status": Status.FAILED,
+            "error": LOST,
+            "traceback": None,  # Of an earlier attempt.
+            "finished_at": now,
+            "updated_at": now,
+        }
+        tasks = self.tasks().filter(pk=task.pk, rank=task.rank)
+        # For those who follow what changes, by the database's clock.
+        written_at = RawSQL(watermark.clock_of(connections[tasks.db]), [])  # noqa: S611 - ours
+        if not tasks.update(**changes, written_at=written_at):
             return False
         for name, value in changes.items():
             setattr(task, name, value)
@@ -110,10 +120,7 @@ class _Silent:
 
 
 def _line(task: Task) -> str:
-    heard = task.updated_at
-    if timezone.is_aware(heard):
-        heard = timezone.localtime(heard)
-    time = f"{heard:%Y-%m-%d %H:%M:%S}"
+    time = f"{local(task.updated_at):%Y-%m-%d %H:%M:%S}"
     return f"{time}  {task.status:8}  {task.message_id}  {task.actor_name}  {task.description}"
 
 
