@@ -1,6 +1,7 @@
 """``clear_tasks``: final, whatever other processes hold and whatever their clocks say."""
 
 import io
+import re
 import threading
 import time
 
@@ -9,6 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 import taskstate
+from taskstate import retention
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
 from taskstate.pacing import BURST
@@ -23,9 +25,9 @@ from tests.processes import SecondProcess
 HOUR = 3600.0
 
 
-def clear(**options):
-    out = io.StringIO()
-    call_command("clear_tasks", stdout=out, **options)
+def clear(*arguments, out=None, **options):
+    out = out or io.StringIO()
+    call_command("clear_tasks", *arguments, stdout=out, **options)
     return out.getvalue()
 
 
@@ -35,6 +37,12 @@ def statuses():
 
 def write(numbers, status=Status.ENQUEUED):
     OrmStore().write([make_entry(make_transition(status, message_id=make_id(n))) for n in numbers])
+
+
+def write_old(numbers, status, days=2):
+    at = int((time.time() - days * 24 * HOUR) * 1000)
+    facts = [make_transition(status, at=at, enqueued_at=at, message_id=make_id(n)) for n in numbers]
+    OrmStore().write([make_entry(fact) for fact in facts])
 
 
 @pytest.fixture
@@ -202,3 +210,160 @@ def test_only_what_is_older_than_the_clear_is_dropped(database, make_store):
 
     assert statuses() == {2: "enqueued"}
     assert (len(written.changes), written.unchanged) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["--older-than", "1d"], [0, 1, 2, 10]),
+        (["--older-than", "3d"], [0, 1, 2, 3, 4, 5, 10]),
+        (["--older-than", "1d", "--status", "failed", "--status", "running"], [0, 1, 3, 5, 10]),
+        (["--status", "done"], [0, 1, 2, 4, 5, 10]),
+    ],
+)
+def test_only_old_tasks_of_some_statuses(arguments, left, database):
+    """By default those that are finished, however active tasks stand."""
+    for number, status in enumerate(Status):
+        write_old([number], status)
+    at = int(time.time() * 1000)
+    write_now = make_transition(Status.DONE, at=at, enqueued_at=at, message_id=make_id(10))
+    OrmStore().write([make_entry(write_now)])
+
+    assert f"Deleted {7 - len(left)} task" in clear(*arguments, "--yes")
+    assert sorted(statuses()) == left
+
+
+def test_old_tasks_are_asked_for_as_well(sqlite, answer):
+    """With what they are; nothing is cleared for other processes, and nobody is waited for."""
+    asked = answer("n")
+    write_old(range(3), Status.DONE)
+    with pytest.raises(CommandError, match="Nothing was deleted"):
+        clear("--older-than", "1d")
+    assert len(statuses()) == 3
+
+    answer("y")
+    assert clear("--older-than", "1d") == "Deleted 3 tasks.\n"
+    which = "(done, failed, skipped; unchanged for 1d)"
+    assert asked == [f"Delete 3 tasks {which} from the database 'default'? [y/N] "] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "report"),
+    [
+        ([], "running              2\ndone             1,200\nWould delete 1,202 tasks.\n"),
+        (["--older-than", "1d"], "done             1,200\nWould delete 1,200 tasks.\n"),
+        (["--status", "failed"], "Would delete 0 tasks.\n"),
+    ],
+)
+def test_a_dry_run(arguments, report, database, answer):
+    """It counts by status, asks nothing, deletes nothing, and clears nothing for others."""
+    asked = answer("y")
+    write_old(range(1200), Status.DONE)
+    write_old(range(1200, 1202), Status.RUNNING)
+
+    assert clear("--dry-run", *arguments) == report
+    assert asked == []
+    assert len(statuses()) == 1202
+    write_old([2000], Status.DONE)
+    assert len(statuses()) == 1203
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--older-than", ""], "--older-than is '', which is no age"),
+        (["--older-than", "1w"], "--older-than is '1w', which is no age"),
+        (["--older-than", "59s"], "59 seconds is too young.*Give 60s or more"),
+        (["--status", "gone"], "invalid choice: 'gone' .choose from '?enqueued'?, '?delayed"),
+        (["--batch-size", "0"], "A batch size of 0 is out of range.*1 to 10,000"),
+        (["--batch-size", "10001"], "A batch size of 10001 is out of range"),
+        (["--batch-size", "many"], "--batch-size: invalid int value: 'many'"),
+    ],
+)
+def test_bad_options(arguments, message, sqlite, answer):
+    """The error names the option, the value and the cure, before any question."""
+    asked = answer("y")
+    write_old([1], Status.DONE)
+    with pytest.raises(CommandError, match=message):
+        clear(*arguments)
+
+    assert asked == []
+    assert len(statuses()) == 1
+
+
+def test_options_from_python(sqlite):
+    """Those that the command line would have refused."""
+    write_old([1], Status.DONE)
+    with pytest.raises(CommandError, match="'gone' is no status of a task"):
+        clear(status=["gone"], yes=True)
+    with pytest.raises(CommandError, match="No status is given"):
+        clear(status=[], yes=True)
+    with pytest.raises(CommandError, match="A batch size of '5' is out of range"):
+        clear(batch_size="5", yes=True)
+    assert len(statuses()) == 1
+
+    assert "Deleted 1 task." in clear(status=["done"], older_than="1d", yes=True)
+
+
+def test_where_there_is_no_terminal_a_line_now_and_then(sqlite):
+    """For the log of a cron job."""
+    write_old(range(25), Status.DONE)
+
+    assert clear("--older-than", "1d", "--batch-size", "1", "--yes").splitlines() == [
+        "10 deleted so far ...",
+        "20 deleted so far ...",
+        "Deleted 25 tasks.",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_one_line_that_changes(sqlite, answer, monkeypatch):
+    """How many of how many, and how fast; it is gone in the end."""
+    from taskstate.management.commands import clear_tasks
+
+    monkeypatch.setattr(clear_tasks, "REDRAW_SECONDS", 0.0)
+    answer("y")
+    write_old(range(25), Status.DONE)
+    lines = clear("--older-than", "1d", "--batch-size", "10", "--no-color", out=Terminal())
+
+    first, second, third, gone, last = lines.split("\r")[1:]
+    assert re.fullmatch(r"10 of 25 \(40%\) deleted, [\d,]+ per second *", first)
+    assert re.fullmatch(r"20 of 25 \(80%\) deleted, [\d,]+ per second *", second)
+    assert third.startswith("25 of 25 (100%) deleted")
+    assert len({len(line) for line in (first, second, third, gone)}) == 1
+    assert not gone.strip()
+    assert last == "Deleted 25 tasks.\n"
+
+
+def test_a_terminal_is_not_flooded(sqlite, monkeypatch):
+    """The line is drawn some times in a second; without a question nobody has counted them."""
+    from taskstate.management.commands import clear_tasks
+
+    monkeypatch.setattr(clear_tasks, "REDRAW_SECONDS", HOUR)
+    write_old(range(25), Status.DONE)
+    text = clear("--status", "done", "--batch-size", "1", "--yes", "--no-color", out=Terminal())
+
+    first, gone, last = text.split("\r")[1:]
+    assert re.fullmatch(r"1 deleted, [\d,]+ per second *", first)
+    assert not gone.strip()
+    assert last == "Deleted 25 tasks.\n"
+
+
+def test_rows_that_somebody_holds_are_reported(server_database, monkeypatch):
+    """Rather than with the database's error alone."""
+    monkeypatch.setattr(retention, "TRIES", 1)
+    write_old([1], Status.DONE)
+    other = connections[server_database].copy()
+    try:
+        other.set_autocommit(False)
+        with other.cursor() as cursor:
+            cursor.execute("UPDATE taskstate_task SET attempt = 1")
+        with pytest.raises(CommandError, match=r"Another transaction holds tasks.*0 were deleted"):
+            clear("--status", "done", "--yes")
+    finally:
+        other.rollback()
+        other.close()

@@ -1,16 +1,22 @@
 """The ``Task`` model: its columns, its queries, its migration."""
 
+import datetime
 import io
+import re
+import time
+import uuid
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser, Group
 from django.core.management import call_command
 from django.db import connections
+from django.utils import timezone
 
 from taskstate.models import Status, Task
 from taskstate.stores.orm import OrmStore
-from tests.conftest import use_database
+from taskstate.transitions import ACTIVE
+from tests.conftest import LIMIT_SECONDS, use_database
 from tests.factories import START, make_entry, make_id, make_transition
 
 
@@ -101,6 +107,7 @@ def test_a_task_reads_well(database):
     )
 
     assert {str(task) for task in Task.objects.all()} == {"Export 7 (Enqueued)", "export (Done)"}
+    assert {task.title for task in Task.objects.all()} == {"Export 7", "export"}
 
 
 def test_the_user_has_no_reverse_name():
@@ -135,3 +142,141 @@ def test_postgresql_leaves_room_in_its_pages(settings, django_db_setup, django_d
     with database as alias, connections[alias].cursor() as cursor:
         cursor.execute(query)
         assert cursor.fetchone() == (["fillfactor=50"],)
+
+
+def seen(tasks):
+    return sorted(numbers(tasks.exclude(seen_at=None)))
+
+
+def write_of_each_status(**values):
+    write(
+        *(
+            make_transition(status, message_id=make_id(n), **values)
+            for n, status in enumerate(Status)
+        )
+    )
+
+
+def finished_at(at, number=1, hop=1, **values):
+    return make_transition(Status.DONE, hop, at, message_id=make_id(number), **values)
+
+
+def now_in_ms():
+    return int(time.time() * 1000)
+
+
+def test_for_display_shows_each_result_once(database):
+    """The active ones always, the finished ones until half a minute after they were seen."""
+    write_of_each_status()
+    assert len(Task.objects.for_display()) == 6
+
+    assert Task.mark_seen(Task.objects.all()) == 3
+    assert len(Task.objects.for_display()) == 6, "not for half a minute after it was seen"
+
+    Task.objects.filter(seen_at__isnull=False).update(
+        seen_at=timezone.now() - datetime.timedelta(seconds=31)
+    )
+    assert {task.status for task in Task.objects.for_display()} == set(ACTIVE)
+
+
+def test_only_finished_tasks_are_marked(database):
+    """The result of any other one is still to be shown, however often its id was told."""
+    write_of_each_status()
+    assert Task.mark_seen([make_id(n) for n in range(7)]) == 3
+    assert seen(Task.objects.all()) == [3, 4, 5]
+
+    Task.objects.update(seen_at=timezone.now() - datetime.timedelta(hours=1))
+    write(finished_at(now_in_ms(), 0, hop=2))
+    assert 0 in numbers(Task.objects.for_display())
+
+
+def test_the_first_time_counts(database):
+    """Whoever tells it again changes nothing."""
+    write(finished_at(START))
+    assert Task.mark_seen([make_id(1)]) == 1
+    first = Task.objects.get()
+    assert timezone.now() - first.seen_at < datetime.timedelta(seconds=LIMIT_SECONDS)
+
+    assert Task.mark_seen([make_id(1)]) == 0
+    assert Task.objects.get().seen_at == first.seen_at
+    assert Task.objects.get().written_at == first.written_at
+
+
+def test_what_runs_again_is_shown_again(database):
+    """While it runs, and when it has finished, until that was seen."""
+    write(finished_at(START))
+    assert Task.mark_seen([make_id(1)]) == 1
+    long_ago = Task.objects.get().updated_at + datetime.timedelta(minutes=1)
+    Task.objects.update(seen_at=long_ago)
+    assert numbers(Task.objects.for_display()) == []
+
+    write(make_transition(Status.RUNNING, 2, START + 3_600_000))
+    assert numbers(Task.objects.for_display()) == [1]
+    assert Task.mark_seen([make_id(1)]) == 0
+    write(finished_at(START + 3_700_000, hop=2))
+    assert numbers(Task.objects.for_display()) == [1]
+
+    assert Task.mark_seen([make_id(1)]) == 1
+    assert Task.objects.get().seen_at > long_ago
+
+
+def test_a_worker_whose_clock_is_ahead(database):
+    """What it has finished in this host's future is seen once it was marked."""
+    write(finished_at(now_in_ms() + 3_600_000))
+    assert Task.mark_seen([make_id(1)]) == 1
+
+    task = Task.objects.get()
+    assert task.seen_at == task.updated_at
+    assert Task.mark_seen([make_id(1)]) == 0
+
+
+@pytest.mark.parametrize("kind", [str, uuid.UUID, lambda text: Task.objects.get(pk=text)])
+def test_ids_of_each_kind(kind, database):
+    """UUIDs, their text, or tasks; each once or more often."""
+    write(finished_at(START), finished_at(START, 2))
+    one = kind(make_id(1))
+
+    assert Task.mark_seen(iter([one, one])) == 1
+    assert seen(Task.objects.all()) == [1]
+
+
+def test_any_number_of_ids(database):
+    """SQLite may take no more than 999 parameters in a statement."""
+    write(*(finished_at(START, n) for n in range(1200)))
+
+    assert Task.mark_seen([]) == 0
+    assert Task.mark_seen(make_id(n) for n in range(2000)) == 1200
+
+
+@pytest.mark.parametrize("bad", ["x", "", 7, None, b"1", "00000000-0000-0000-0000-00000000000g"])
+def test_a_bad_id(sqlite, bad):
+    """The error names it, and nothing is marked."""
+    write(finished_at(START))
+    with pytest.raises(ValueError, match=f"{re.escape(repr(bad))} is no message, task, or id"):
+        Task.mark_seen([make_id(1), bad])
+
+    assert seen(Task.objects.all()) == []
+
+
+def test_a_single_id_is_not_a_list():
+    """Its characters are none."""
+    with pytest.raises(TypeError, match="takes a list of ids"):
+        Task.mark_seen(make_id(1))
+
+
+def test_only_a_users_own(database):
+    """For ids that come from a browser."""
+    write(finished_at(START, 1, user_pk=7), finished_at(START, 2, user_pk=8))
+
+    assert Task.objects.for_user(7).mark_seen([make_id(1), make_id(2)]) == 1
+    assert seen(Task.objects.all()) == [1]
+    assert numbers(Task.objects.for_user(8).for_display()) == [2]
+    assert numbers(Task.objects.for_display().for_user(8)) == [2]
+
+
+def test_an_index_finds_what_a_user_is_shown(sqlite):
+    """In its order, so that nothing is sorted."""
+    plan = Task.objects.for_user(7).for_display().explain()
+
+    assert "taskstate_task_user (user_id=?)" in plan
+    assert "TEMP B-TREE" not in plan
