@@ -1,6 +1,7 @@
 # `make demo` shows the main job, `make bench` measures it, `make test` passes the tests, `make faults`
-# breaks servers and workers under it. All need Python and make alone: they install what they use into
-# .venv, from the package index that pip is set up for.
+# breaks servers and workers under it, `make screenshots` takes the README's pictures. All need Python
+# and make alone (the pictures, and the tests of what they show, also chromium and chromedriver): they
+# install what they use into .venv, from the package index that pip is set up for.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ export BROKER DATABASE
 
 comma := ,
 
-.PHONY: demo bench test faults lint clean
+.PHONY: demo bench test faults screenshots lint clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.demo
@@ -25,6 +26,9 @@ test: $(VENV)/.test
 
 faults: $(VENV)/.faults
 	$(VENV)/bin/python -m pytest tests/faults --durations 0 --durations-min 10 $(ARGS)
+
+screenshots: $(VENV)/.test
+	$(VENV)/bin/python -m benchmarks.screenshots
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

@@ -1,8 +1,9 @@
 """``make demo``: the main job, shown.
 
 Sends 2,000 tracked messages that end in every way, and 500 untracked ones, lets workers
-process them, and shows the tasks by status while they change.  It ends with what that took,
-beside what writing each transition on its own would have taken: both are counted.
+process them, and shows the tasks by status while they change, here and on a page.  It ends with
+what that took, beside what writing each transition on its own would have taken: both are counted.
+On a terminal the page then stays until Enter is pressed.
 """
 
 import contextlib
@@ -18,21 +19,33 @@ import uuid
 from pathlib import Path
 
 import django
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 STATUSES = ("enqueued", "delayed", "running", "done", "failed", "skipped")
-TRACKED = {"succeed": 1200, "delayed": 300, "fail_once": 250, "fail_for_good": 150, "skip": 100}
+TRACKED = {
+    "report": 4,
+    "succeed": 1196,
+    "delayed": 300,
+    "fail_once": 250,
+    "fail_for_good": 150,
+    "skip": 100,
+}
 UNTRACKED = 500
 EXPECTED = {"done": 1750, "failed": 150, "skipped": 100}
 
 SENT_AT_ONCE = 100
 TICK_SECONDS = 0.1
 LIMIT_SECONDS = 180
-BAR_WIDTH = 40
+BAR_WIDTH = 30
+WHY_WIDTH = 34
+#: How long a report takes: it is there to show its progress.
+REPORT_SECONDS = 4.0
+#: So many of each kind are sent for the user who sees the page, which shows 25.
+OF_USER = 4
 
 console = Console()
 
@@ -41,24 +54,42 @@ def main():
     """Run the demo; return the exit status."""
     with tempfile.TemporaryDirectory() as record:
         os.environ.update(
-            DJANGO_SETTINGS_MODULE="benchmarks.project.settings",
+            DJANGO_SETTINGS_MODULE="benchmarks.website.settings",
             DEMO_MIDDLEWARE="benchmarks.project.recording.RecordingStateMiddleware",
             DEMO_RECORD=record,
         )
         django.setup()
+        # Here, because these need the settings.
+        from benchmarks.website.server import serve
+        from benchmarks.website.users import FIRST, make_users
+
         # The actors are meant to fail; Dramatiq would log each traceback.
         logging.getLogger("dramatiq").setLevel(logging.CRITICAL)
         if not prepare():
             return 1
         run = f"demo-{uuid.uuid4().hex[:8]}"
-        started = time.monotonic()
-        with workers():
-            finished = watch(run)
-        took = time.monotonic() - started
-        if not finished:
-            return 1
-        report(run, Path(record), took)
+        user = make_users()[FIRST]
+        with serve() as address:
+            console.print(f"[bold]{address}[/] shows it live, to {FIRST}, who is signed in there.")
+            started = time.monotonic()
+            with workers():
+                finished = watch(run, user)
+            took = time.monotonic() - started
+            if not finished:
+                return 1
+            report(run, Path(record), took)
+            stay(address)
     return 0
+
+
+def stay(address):
+    """Keep the page, and workers for its buttons, until Enter or Ctrl-C, if somebody is there."""
+    if not sys.stdin.isatty():
+        return
+    with workers():
+        console.print(f"[bold]{address}[/] stays until you press Enter.")
+        with contextlib.suppress(EOFError, KeyboardInterrupt):
+            input()
 
 
 def prepare():
@@ -131,9 +162,9 @@ def rundramatiq():
             process.wait(timeout=60)
 
 
-def watch(run):
+def watch(run, user):
     """Send the messages, and show the tasks by status until all are final."""
-    messages = send(run)
+    messages = send(run, user)
     deadline = time.monotonic() + LIMIT_SECONDS
     sending = True
     with display() as show:
@@ -141,7 +172,7 @@ def watch(run):
             for _ in range(SENT_AT_ONCE):
                 sending = next(messages, None) is not None
             counts = count(run)
-            show(counts)
+            show(counts, reports(run), reasons(run))
             if not sending and counts == EXPECTED:
                 return True
             time.sleep(TICK_SECONDS)
@@ -152,14 +183,18 @@ def watch(run):
     return False
 
 
-def send(run):
-    """Send the messages one by one, mixed; yield each."""
+def send(run, user):
+    """Send the messages one by one, mixed, some of them for a user; yield each."""
     from benchmarks.project import tasks
 
     def state(name, number):
-        return {"app_name": run, "model_name": "Demo", "description": f"{name} {number}"}
+        state = {"app_name": run, "model_name": "Demo", "description": f"{name} {number}"}
+        if number % (TRACKED[name] // OF_USER) == 0:
+            state["user_pk"] = user.pk
+        return state
 
     senders = {
+        "report": lambda s: tasks.report.send(REPORT_SECONDS, for_state=s),
         "succeed": lambda s: tasks.succeed.send(for_state=s),
         "delayed": lambda s: tasks.succeed.send_with_options(kwargs={"for_state": s}, delay=1500),
         "fail_once": lambda s: tasks.fail_once.send(1, for_state=s),
@@ -182,36 +217,72 @@ def count(run):
     return dict(rows.annotate(Count("pk")))
 
 
+def reports(run):
+    """Return the tasks that tell of their progress, oldest first."""
+    from taskstate.models import Task
+
+    return list(Task.objects.filter(app_name=run, actor_name="report").order_by("enqueued_at"))
+
+
+def reasons(run):
+    """Return why tasks have failed, or are delayed: a text by status."""
+    from taskstate.models import Task
+
+    found = Task.objects.filter(app_name=run, status__in=["delayed", "failed"]).order_by()
+    return dict(found.exclude(error=None).values_list("status", "error").distinct())
+
+
 @contextlib.contextmanager
 def display():
-    """Yield a function that shows counts: a table in a terminal, lines elsewhere."""
+    """Yield a function that shows counts, reports and reasons: tables in a terminal, lines
+    elsewhere."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=10) as live:
-            yield lambda counts: live.update(bars(counts))
+            yield lambda counts, tasks, why: live.update(Group(bars(counts, why), progress(tasks)))
         return
     last = [float("-inf"), None]
 
-    def line(counts):
+    def line(counts, tasks, why):
         finished = counts == EXPECTED
         if counts != last[1] and (finished or time.monotonic() - last[0] >= 1):
             last[:] = [time.monotonic(), counts]
             console.print("  ".join(f"{status} {counts.get(status, 0)}" for status in STATUSES))
+            for task in tasks:
+                if task.status == "running":
+                    console.print(f"  {task.description}: {task.progress or 0:.0f} %")
+            if finished:
+                console.print(f"  failed: {why['failed']}")
 
     yield line
 
 
-def bars(counts):
+def bars(counts, why):
     """Return a table with a bar per status."""
     total = sum(TRACKED.values())
     table = Table(title=f"{total:,} tracked messages, {UNTRACKED} untracked")
     table.add_column("status")
     table.add_column("tasks", justify="right")
     table.add_column("", width=BAR_WIDTH)
+    table.add_column("why", width=WHY_WIDTH)
     for status in STATUSES:
         number = counts.get(status, 0)
         colour = {"done": "green", "failed": "red", "skipped": "yellow"}.get(status, "cyan")
         bar = "█" * round(BAR_WIDTH * number / total)
-        table.add_row(status, str(number), f"[{colour}]{bar}[/]")
+        table.add_row(status, str(number), f"[{colour}]{bar}[/]", escape(why.get(status, "")))
+    return table
+
+
+def progress(tasks):
+    """Return a table with a bar per report."""
+    table = Table(title="Reports, and how far they are")
+    table.add_column("task")
+    table.add_column("status", width=max(map(len, STATUSES)))
+    table.add_column("", width=BAR_WIDTH)
+    table.add_column("", justify="right", width=5)
+    for task in tasks:
+        percent = task.progress or 0.0
+        bar = "█" * round(BAR_WIDTH * percent / 100)
+        table.add_row(task.description, task.status, f"[green]{bar}[/]", f"{percent:.0f} %")
     return table
 
 

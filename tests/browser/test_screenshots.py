@@ -1,0 +1,43 @@
+"""The pictures of the README can be taken again."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import browser, screenshots
+from benchmarks.errors import BenchmarkError
+from tests.browser.conftest import need_browser
+from tests.conftest import LIMIT_SECONDS
+from tests.processes import ROOT
+
+#: A README loads all of them.
+LARGEST = 150_000
+
+
+def test_all_pictures_are_taken(tmp_path):
+    """Those of the README, and none that is too large for it."""
+    need_browser()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.screenshots", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS * 4,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    taken = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(taken) == {path.name for path in screenshots.FOLDER.iterdir()}
+    assert all(picture.startswith(b"\x89PNG") for picture in taken.values())
+    assert {name for name, picture in taken.items() if len(picture) > LARGEST} == set()
+
+
+def test_a_missing_browser_is_an_error_with_its_cure(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(BenchmarkError, match="apt-get install chromium chromium-driver"):
+        browser.find()
+    assert screenshots.main(tmp_path) == 1
+    assert "chromium and chromedriver can't be found" in capsys.readouterr().err
