@@ -1,3 +1,3 @@
 """The version, where the build can read it without importing Django."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.4.0.dev0"

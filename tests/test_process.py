@@ -30,7 +30,7 @@ def test_the_public_names():
         "stats",
         "track",
     ]
-    assert taskstate.__version__ == "0.2.0.dev0"
+    assert taskstate.__version__ == "0.4.0.dev0"
 
 
 def test_flush_and_stats_cover_every_writer(sqlite):
