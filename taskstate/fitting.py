@@ -83,7 +83,7 @@ class Fitter:
             )
         )
         # Not the cache of names: what comes here may not be hashable.
-        return raw if _may_wait(*raw[:-2]) else self._fitted(raw, _names)
+        return raw if _may_wait(*raw) else self._fitted(raw, _names)
 
     def fit(self, pushed: Pushed) -> Transition | None:
         """Return a transition whose fields fit: the one that was pushed, or what a run has to
@@ -131,7 +131,7 @@ class Fitter:
         return fitted
 
     def _fit(self, raw: MessageFields, names_of: Callable[..., Names]) -> MessageFields | None:
-        message_id, timestamp, user_pk, actor_name, queue_name, description, model, app = raw[:-2]
+        message_id, timestamp, user_pk, actor_name, queue_name, description, model, app = raw[:8]
         try:
             message_id = values.clean_message_id(message_id)
         except ValueError:
@@ -236,8 +236,20 @@ def _names(actor_name: object, queue_name: Any, model_name: object, app_name: ob
 _known_names = functools.lru_cache(maxsize=512)(_names)
 
 
-def _may_wait(message_id: Any, enqueued_at: Any, user_pk: Any, *texts: Any) -> bool:
-    """Return whether raw fields are small, and can't change meanwhile."""
+def _may_wait(  # noqa: PLR0917 - the fields, as they are
+    message_id: Any,
+    enqueued_at: Any,
+    user_pk: Any,
+    actor_name: Any,
+    queue_name: Any,
+    description: Any,
+    model_name: Any,
+    app_name: Any,
+    _metadata: str | None,
+    _stored_message: str | None,
+) -> bool:
+    """Return whether raw fields are small, and can't change meanwhile; the last two are text."""
+    texts = (actor_name, queue_name, description, model_name, app_name)
     try:
         size = len(message_id) + len("".join(texts))  # Nothing but text can be joined.
     except TypeError:

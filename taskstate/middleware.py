@@ -288,6 +288,7 @@ class StateMiddleware(dramatiq.Middleware):
         message_id, hop = self._this_thread.leave()
         run: Run | None = runs.known_run(proxy)
         if run is None or run.ended is None:
+            runs.here.set(None)
             return  # A delayed copy that became due, for one: it didn't run.
         # Where an exception kept ``before_process_message`` from noting the run, nothing could mark
         # it as superseded: then what this thread has enqueued last tells.
@@ -301,6 +302,7 @@ class StateMiddleware(dramatiq.Middleware):
     def before_nack(self, proxy: Any, message: Any, state: dict[str, Any]) -> None:
         """Push failed, or skipped."""
         self._this_thread.leave()
+        runs.here.set(None)
         self._settle(Status.FAILED, message, state, runs.run_of(proxy, message))
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:

@@ -154,10 +154,8 @@ class ThisThread(threading.local):
 
     def leave(self) -> tuple[str, int]:
         """Forget the run; return what was enqueued last."""
-        enqueued, run = self.enqueued, self.run
+        enqueued = self.enqueued
         self.run, self.enqueued = None, ("", 0)
-        if run is not None and run.ended is None:  # Else nobody takes it for the present one.
-            here.set(None)
         return enqueued
 
 
