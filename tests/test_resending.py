@@ -24,13 +24,13 @@ class Away(StubBroker):
 
 
 @pytest.fixture
-def broker():
+def broker(sqlite):
     """The broker of this process, with one actor."""
     yield from use_broker(StubBroker())
 
 
 @pytest.fixture
-def broker_away():
+def broker_away(sqlite):
     yield from use_broker(Away())
 
 
