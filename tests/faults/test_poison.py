@@ -31,14 +31,17 @@ STORES = ("orm", "upsert")
 
 #: A long text, in bytes too.
 LONG = "€" * 255
-#: Of MariaDB's upsert: the statement with a usual row fits in, with a row of long texts it doesn't.
-PACKET_BYTES = 20 * 1024
+#: Nothing takes more bytes in a statement than a control character: ``\u0001``.
+LONGEST = "\x01" * 255
+#: Of MariaDB's upsert: the statement with a usual row fits in, with a row of the longest texts it
+#: doesn't.  The server's own limit is the next multiple of 4 kB.
+PACKET_BYTES = 32 * 1024
 
 #: What a try to write a batch takes at most, its transaction and the watermark included.
 STATEMENTS = {"upsert": 1, "orm": 7}
 #: What a row adds to that where a statement is limited to 999 parameters (SQLite before Django 6):
-#: its 15 columns, if it is new, and its key, which is looked for before and after.
-STATEMENTS_PER_ROW = {"upsert": 0, "orm": 17 / 999}
+#: its 25 columns, if it is new, and its key, which is looked for before and after.
+STATEMENTS_PER_ROW = {"upsert": 0, "orm": 27 / 999}
 LIMIT = 999
 
 
@@ -149,7 +152,7 @@ def test_rows_over_the_packet_limit(server, drilled, signals, caplog, report):
     with packet_limit(server, PACKET_BYTES):
         flushing = Flushing(ALIAS, "upsert")
         for number in NUMBERS if NIGHTLY else NUMBERS[:2]:
-            took = write_poisoned(flushing, number, LONG, signals, caplog)
+            took = write_poisoned(flushing, number, LONGEST, signals, caplog)
             # There is surely room for one row only, so all parts are cut, without asking the
             # server.  It ends the connection after each refusal: the next statement notices, and
             # the new connection is asked for its limit.
