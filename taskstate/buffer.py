@@ -187,9 +187,9 @@ class Buffer:
         return not self._raw and not self._awaited
 
     def push(self, pushed: Pushed) -> None:
-        """Add a fact, or what makes one later.  Safe from any thread, and if an
-        exception is injected anywhere in it: the append is one C-level operation, and what follows
-        it only bounds the memory."""
+        """Add a fact, or what makes one later.  Safe from any thread, and if an exception is
+        injected anywhere in it: the append is one C-level operation, and what follows it only
+        bounds the memory."""
         raw = self._raw
         raw.append(pushed)
         if len(raw) > RAW_PER_MESSAGE * self.max_pending:

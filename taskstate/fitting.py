@@ -27,14 +27,12 @@ from .transitions import (
     fields_from,
     transition_from,
 )
+from .warned import ActorWarnings
 
 logger = logging.getLogger(__name__)
 
 #: Up to this length of all its texts a message may wait to be made fit.
 _SMALL = 1_000
-
-#: Warnings are given once per actor, for so many actors: their names come from outside.
-_MAX_WARNED = 1000
 
 #: Of the actor, the queue, the model and the app.
 Names = Tuple[str, str, str, str]
@@ -54,7 +52,7 @@ class Fitter:
         self._changes = conf.changes
         self._seen_changes: int | None = None
         self._stores_messages = False
-        self._warned: set[tuple[str, str]] = set()
+        self._warnings = ActorWarnings(logger)
         self._find_user_key: Callable[[], values.UserKey] | None = None
 
     def collect(self, message: Any, for_state: dict[str, Any]) -> MessageFields | None:
@@ -120,7 +118,7 @@ class Fitter:
             )
             return None
         if fitted is not None:
-            self._warn_once(
+            self._warnings.warn(
                 fitted.actor_name,
                 "A task of actor %s is tracked without its for_state: message %s holds a value in "
                 "it that can't be made text (%s). Send texts and numbers. Later ones of this actor "
@@ -135,7 +133,7 @@ class Fitter:
         try:
             message_id = values.clean_message_id(message_id)
         except ValueError:
-            self._warn_once(
+            self._warnings.warn(
                 actor_name,
                 "A message of actor %s is not tracked: its id %.100r is no UUID. Leave it to "
                 "Dramatiq to make the ids, or use uuid.uuid4(). Later ones of this actor are not "
@@ -165,7 +163,7 @@ class Fitter:
         try:
             return self._user_key().clean(value)
         except ValueError as error:
-            self._warn_once(
+            self._warnings.warn(
                 actor_name,
                 "A task of actor %s is tracked without its user: for_state['user_pk'] is of type "
                 "%s, and %s. Later ones of this actor are not logged.",
@@ -178,7 +176,7 @@ class Fitter:
         try:
             return values.clean_json(value, values.METADATA_LENGTH)
         except ValueError as error:
-            self._warn_once(
+            self._warnings.warn(
                 actor_name,
                 "A task of actor %s is tracked without its metadata: for_state['metadata'] is "
                 "refused, since %s. Send a small piece of JSON. Later ones of this actor are not "
@@ -198,7 +196,7 @@ class Fitter:
             if len(text) <= values.STORED_MESSAGE_LENGTH and "\0" not in text:
                 return text
             reason = f"it takes more than {values.STORED_MESSAGE_LENGTH:,} characters"
-        self._warn_once(
+        self._warnings.warn(
             message.actor_name,
             "A message of actor %s is not stored (TASKSTATE['STORE_MESSAGE']): %s. Its task is "
             "tracked as ever, but can't be sent again. Later ones of this actor are not logged.",
@@ -215,12 +213,6 @@ class Fitter:
 
             self._find_user_key = user_key
         return self._find_user_key()
-
-    def _warn_once(self, actor_name: str, text: str, *details: object) -> None:
-        key = (text, actor_name)
-        if key not in self._warned and len(self._warned) < _MAX_WARNED:
-            self._warned.add(key)
-            logger.warning(text, actor_name, *details)
 
 
 def _names(actor_name: object, queue_name: Any, model_name: object, app_name: object) -> Names:

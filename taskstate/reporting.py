@@ -23,6 +23,7 @@ from typing import (
 )
 
 from . import runs, values
+from .warned import ActorWarnings
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,7 @@ Item = TypeVar("Item")
 #: A text that is longer is cut at once; a shorter one when it is written.
 _LONG = values.PROGRESS_TEXT_LENGTH
 
-#: Of the actors that were warned of; no more than this.
-_MAX_WARNED = 1000
-_warned: set[str] = set()
+_warnings = ActorWarnings(logger)
 
 
 def set_progress(current: float, total: float | None = None, text: str = "") -> None:
@@ -54,7 +53,14 @@ def set_progress(current: float, total: float | None = None, text: str = "") -> 
     try:
         percent = _percent(current, total)
     except Exception:  # noqa: BLE001 - whatever a value raises when it is asked for a number
-        _warn_once(run, current, total)
+        _warnings.warn(
+            "?" if run.fields is None else str(run.fields.actor_name),
+            "Actor %s called set_progress() with a %s and a total of type %s, which makes no "
+            "percentage; that was ignored. Call it with numbers: set_progress(done, total). Later "
+            "ones of this actor are not logged.",
+            type(current).__name__,
+            type(total).__name__,
+        )
         return
     _say(run, push, percent, text)
 
@@ -171,18 +177,3 @@ def _say(run: runs.Run, push: Any, percent: float | None, text: str) -> None:
         except BaseException:  # Dramatiq's, between any two bytecodes: the next call reports.
             run.is_reporting = False
             raise
-
-
-def _warn_once(run: runs.Run, current: object, total: object) -> None:
-    actor_name = "?" if run.fields is None else str(run.fields.actor_name)
-    if actor_name in _warned or len(_warned) >= _MAX_WARNED:
-        return
-    _warned.add(actor_name)
-    logger.warning(
-        "Actor %s called set_progress() with a %s and a total of type %s, which makes no "
-        "percentage; that was ignored. Call it with numbers: set_progress(done, total). Later ones "
-        "of this actor are not logged.",
-        actor_name,
-        type(current).__name__,
-        type(total).__name__,
-    )

@@ -20,6 +20,7 @@ from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
 from taskstate.signals import task_changed
 from taskstate.transitions import Status, Transition, pack_rank
+from taskstate.warned import ActorWarnings
 from tests.conftest import LIMIT_SECONDS
 from tests.factories import START, make_transition
 from tests.harness import POSITIONS, Workers, make_broker, task_of
@@ -145,7 +146,7 @@ class Vector:
 )
 def test_what_is_no_number_ends_no_work(state, broker, sqlite, arguments, caplog, monkeypatch):
     """It is logged once per actor, with the cure."""
-    monkeypatch.setattr(reporting, "_warned", set())
+    monkeypatch.setattr(reporting, "_warnings", ActorWarnings(reporting.logger))
     message = make_message({})
     with running(state, broker, message):
         taskstate.set_progress(50)
