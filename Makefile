@@ -8,12 +8,14 @@ VENV ?= .venv
 BROKER ?=
 DATABASE ?=
 ARGS ?=
+# How many processes run the tests: one per core. 0 runs them in pytest's own.
+JOBS ?= auto
 
 export BROKER DATABASE
 
 comma := ,
 
-.PHONY: demo bench test faults screenshots lint clean
+.PHONY: demo bench test faults screenshots lint ruff mypy workflows clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.demo
@@ -22,23 +24,35 @@ bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 faults: $(VENV)/.faults
 	$(VENV)/bin/python -m pytest tests/faults --durations 0 --durations-min 10 $(ARGS)
 
 screenshots: $(VENV)/.test
-	$(VENV)/bin/python -m benchmarks.screenshots
+	$(VENV)/bin/python -m benchmarks.demo.screenshots
 
-lint: $(VENV)/.lint
+# The hooks of pre-commit call each of these by itself.
+lint: ruff mypy workflows
+
+ruff: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+mypy: $(VENV)/.lint
 	$(VENV)/bin/mypy
 
-# Quiet, unless it fails.
+workflows: $(VENV)/.lint
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(VENV)/bin/zizmor -qq --offline .github
+
+# Quiet, unless it fails. Some releases of Python come with a pip that can't install what flit builds as
+# editable; for others the first step does nothing.
 define install
 	@echo "Installing what this needs into $(VENV) ..."
-	@$(VENV)/bin/python -m pip install --editable '.[$(1)]' >$(VENV)/install.log 2>&1 \
+	@{ $(VENV)/bin/python -m pip install 'pip>=21.3' \
+		&& $(VENV)/bin/python -m pip install --editable '.[$(1)]'; } >$(VENV)/install.log 2>&1 \
 		|| { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 endef

@@ -1,1 +1,1 @@
-"""The real thing on real input: a Django project, and what is run on it."""
+"""The demo, and benchmarks that compare this package with other ways to track messages."""

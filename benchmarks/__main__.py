@@ -1,4 +1,4 @@
-"""``make bench``: run suites, show their tables, and write their results and plots."""
+"""``make bench``: runs suites, prints their tables, and writes their results and plots."""
 
 import datetime
 import sys
@@ -7,11 +7,13 @@ import django
 from django.conf import settings
 from rich.console import Console
 
-from benchmarks import machine, options, plots, rounds, suites
-from benchmarks.arena import Arena
+from benchmarks import suites
 from benchmarks.errors import BenchmarkError
-from benchmarks.progress import progress
-from benchmarks.report import WIDTH, Report
+from benchmarks.paths import RESULTS, TINY_RESULTS
+from benchmarks.runner import machine, options, plots, rounds
+from benchmarks.runner.progress import progress
+from benchmarks.runner.report import WIDTH, Report
+from benchmarks.runner.session import Session
 
 console = Console()
 if not console.is_terminal:
@@ -19,10 +21,10 @@ if not console.is_terminal:
 
 
 def main(argv):
-    """Run what was asked for; return the exit status."""
+    """Run the requested suites; return the exit status."""
     given = options.parse(argv, suites.NAMES)
     if not settings.configured:
-        # Django's connections want some, to administer databases.
+        # Django's database connections need settings; they create and drop databases.
         settings.configure(USE_TZ=True)
         django.setup()
     try:
@@ -30,7 +32,7 @@ def main(argv):
         for name, suite, chosen in plans:
             report = run(name, suite, chosen, machine.command(argv))
             report.show(console)
-            folder = given.output or (options.TINY_RESULTS if given.tiny else options.RESULTS)
+            folder = given.output or (TINY_RESULTS if given.tiny else RESULTS)
             write(report, suite, folder)
     except BenchmarkError as error:
         console.print(f"Error: {error}", style="red", markup=False, highlight=False)
@@ -39,15 +41,20 @@ def main(argv):
 
 
 def plan(given):
-    """Return the name, module and options of each suite to run; those that can't do anything of
-    what was asked for are named and left out, unless that leaves none."""
+    """Return the name, the module and the options of each suite to run.
+
+    A suite that supports nothing of what was requested is left out, with a message.
+
+    Raises:
+      BenchmarkError: If no suite is left.
+    """
     modules = {name: suites.load(name) for name in given.suites or suites.NAMES}
     options.check_contenders(given, modules)
     found, reasons = [], []
     for name, suite in modules.items():
         try:
             found.append((name, suite, options.for_suite(given, name, suite)))
-        except options.Unsuitable as reason:
+        except options.UnsupportedError as reason:
             reasons.append(str(reason))
     if not found:
         raise BenchmarkError(" ".join(reasons))
@@ -57,7 +64,7 @@ def plan(given):
 
 
 def run(name, suite, chosen, command):
-    """Run a suite; return the report."""
+    """Run a suite; return its report."""
     return Report(
         suite=name,
         title=suite.TITLE,
@@ -71,10 +78,10 @@ def run(name, suite, chosen, command):
 
 
 def measure(name, suite, chosen):
-    """Measure all comparisons of a suite; return what came of them."""
-    with Arena(listener=chosen.listener) as arena:
+    """Measure all comparisons of a suite; return their results."""
+    with Session(listener=chosen.listener) as session:
         # Not every contender runs on every database.
-        comparisons = [one for one in suite.comparisons(chosen, arena) if one.measures]
+        comparisons = [one for one in suite.comparisons(chosen, session) if one.measures]
         if not comparisons:
             raise BenchmarkError(
                 f"{name}: {', '.join(chosen.contenders)} does not run on "
@@ -82,26 +89,25 @@ def measure(name, suite, chosen):
             )
         turns = sum(len(comparison.measures) for comparison in comparisons) * chosen.rounds
         measured = []
-        with progress(console, suite.TITLE, turns) as tell:
+        with progress(console, suite.TITLE, turns) as show:
             for comparison in comparisons:
-                words = rounds.words(comparison.conditions)
+                conditions = rounds.describe(comparison.conditions)
 
-                def tell_turn(number, contender, words=words):
-                    tell(words, f"round {number} of {chosen.rounds}, {contender}")
+                def on_turn(number, contender, conditions=conditions):
+                    show(conditions, f"round {number} of {chosen.rounds}, {contender}")
 
-                measured.append(rounds.measure(comparison, chosen.rounds, tell_turn))
+                measured.append(rounds.measure(comparison, chosen.rounds, on_turn))
     return measured
 
 
 def write(report, suite, folder):
-    """Write the report and its plots, and name the files."""
+    """Write the report and its plots, and print the names of the files."""
     files = report.save(folder)
     if plots.can_draw():
         files += plots.draw(report, suite.PLOTS, folder)
     else:
         console.print(
-            "There are no plots, since matplotlib is not installed: "
-            "pip install 'dramatiq-taskstate[bench]'.",
+            "There are no plots, because matplotlib is not installed. make bench installs it.",
             markup=False,
         )
     names = ", ".join(path.name for path in files)

@@ -1,5 +1,5 @@
-"""What stops a benchmark, told to whoever started it."""
+"""The error that ends a benchmark."""
 
 
 class BenchmarkError(Exception):
-    """A whole sentence with its cure; shown without a traceback."""
+    """Its message says what is wrong and what to do about it; it is shown without a traceback."""

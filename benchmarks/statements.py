@@ -1,23 +1,26 @@
-"""How many SQL statements are run."""
+"""Counts SQL statements."""
 
 import threading
 
 
 class StatementCounter:
-    """Counts the SQL statements of the connections it is put on, but those that begin and end
-    transactions: some backends run them as statements, and others don't."""
+    """Counts the SQL statements that connections execute.
+
+    Statements that begin or end a transaction are not counted: only some of Django's backends
+    execute them as statements.
+    """
 
     def __init__(self):
         self.count = 0
         self._lock = threading.Lock()
 
     def put_on(self, connection):
-        """Count what is run on a connection, once."""
+        """Count the statements of this connection from now on."""
         if self not in connection.execute_wrappers:
             connection.execute_wrappers.append(self)
 
     def __call__(self, execute, sql, params, many, context):
-        """Count one; an execute wrapper as Django documents them."""
+        """Count and execute a statement, as an execute wrapper of Django."""
         if not str(sql).startswith(("BEGIN", "SAVEPOINT", "RELEASE")):
             with self._lock:
                 self.count += 1

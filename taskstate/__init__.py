@@ -1,25 +1,26 @@
-"""Keeps a row per tracked Dramatiq message true, at the cost of a queue push.
+"""Keeps one up-to-date row per tracked Dramatiq message; a hook only appends to a queue.
 
-The public names are those of ``__all__`` here (the first four are for actors),
-``taskstate.middleware.StateMiddleware``, ``taskstate.signals.task_changed`` and
-``taskstate.models.Task`` with its ``Status``; and for a project's tests those of
-``taskstate.testing``.
+The public names are those in ``__all__``, ``taskstate.middleware.StateMiddleware``,
+``taskstate.signals.task_changed``, and ``taskstate.models.Task`` with its ``Status``.  The names in
+``taskstate.testing`` are for the tests of a project.
 """
 
-from .flusher import Stats
-from .process import flush, stats
-from .reporting import current_task_id, set_progress, set_result, track
-from .resending import BrokerUnavailableError, SendAgainError, send_again
-from .version import __version__
+from taskstate.resending import BrokerUnavailableError, ResendError, resend
+from taskstate.tracking.progress import current_task_id, set_progress, set_result, track
+from taskstate.tracking.user_errors import UserFacingError
+from taskstate.version import __version__
+from taskstate.writer.lifecycle import flush, stats
+from taskstate.writer.stats import Stats
 
 __all__ = [
     "BrokerUnavailableError",
-    "SendAgainError",
+    "ResendError",
     "Stats",
+    "UserFacingError",
     "__version__",
     "current_task_id",
     "flush",
-    "send_again",
+    "resend",
     "set_progress",
     "set_result",
     "stats",

@@ -1,36 +1,45 @@
-"""System checks: what is wrong with the settings, the offending value, and the cure."""
+"""System checks.  Each message names the setting, its value and the cure."""
 
 from __future__ import annotations
 
 from typing import Any, Collection
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from . import conf
-from .middleware import StateMiddleware
+from taskstate import conf
+from taskstate.middleware import StateMiddleware
 
 MIDDLEWARE_PATH = "taskstate.middleware.StateMiddleware"
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """Check everything that this app reads from the settings."""
-    return [*_check_middleware(), *_check_options(), *_check_database()]
+    """Check all settings that this app reads."""
+    return [
+        *_check_middleware(),
+        *_check_options(),
+        *_check_functions(),
+        *_check_encoders(),
+        *_check_database(),
+        *_check_tenants(),
+    ]
 
 
 def check_store(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Check that the store which ``TASKSTATE`` asks for can be had, if the database may be asked:
-    by ``migrate``, or ``check --database``."""
+    """Check that the database supports the store that ``TASKSTATE`` requires.
+
+    It queries the database, so it only runs with ``migrate`` and ``check --database``.
+    """
     alias = conf.tasks_database()
-    raw = conf.raw_settings()
-    is_asked_for = isinstance(raw, dict) and raw.get("STORE") == "upsert"
-    if not is_asked_for or alias not in (databases or ()):
+    is_required = conf.given_settings().get("STORE") == "upsert"
+    if not is_required or alias not in (databases or ()):
         return []
     # Here, because models can't be imported before the apps are ready.
-    from .stores.choice import find_obstacle
+    from taskstate.stores.selection import find_obstacle
 
     obstacle = find_obstacle(alias)
     if obstacle is None:
@@ -40,8 +49,8 @@ def check_store(databases: Collection[str] | None = None, **_: Any) -> list[Chec
 
 
 def check_tables(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Check that the tables are not those of the other project that PyPI has under this name, up to
-    0.3.4: the names of its app, its table and its first migration are the same."""
+    """Check that the tables are not those of the other project that was released under this name,
+    up to 0.3.4: the names of its app, its table and its first migration are the same."""
     alias = conf.tasks_database()
     if alias not in (databases or ()) or alias not in settings.DATABASES:
         return []
@@ -54,11 +63,11 @@ def check_tables(databases: Collection[str] | None = None, **_: Any) -> list[Che
         return []
     return [
         Error(
-            f"The table 'taskstate_task' in the database {alias!r} was made by another project's "
-            "dramatiq-taskstate, 0.3.4 or earlier, which has the same names.",
-            hint='The README has the commands, under "Upgrading from 0.3.4": either install '
-            "0.3.4 again and run 'manage.py migrate taskstate zero', which drops its tasks, or "
-            "rename its table and keep them.",
+            f"The table 'taskstate_task' in the database {alias!r} was created by another project "
+            "with the same name: dramatiq-taskstate 0.3.4 or earlier.",
+            hint="Either install 0.3.4 again and run 'manage.py migrate taskstate zero', which "
+            "deletes its tasks, or rename its table to keep them. The README shows the commands "
+            'under "Upgrading from 0.3.4".',
             id="taskstate.E009",
         )
     ]
@@ -71,9 +80,9 @@ def _check_middleware() -> list[CheckMessage]:
     if not ours:
         return [
             CheckWarning(
-                f"StateMiddleware is missing from DRAMATIQ_BROKER['MIDDLEWARE']: {listed!r}. "
-                "No task is tracked.",
-                hint=f"Add {MIDDLEWARE_PATH!r} to it, at any position.",
+                f"StateMiddleware is missing from DRAMATIQ_BROKER['MIDDLEWARE'], which is "
+                f"{listed!r}. No task is tracked.",
+                hint=f"Add {MIDDLEWARE_PATH!r} to the list, at any position.",
                 id="taskstate.W001",
             )
         ]
@@ -81,7 +90,7 @@ def _check_middleware() -> list[CheckMessage]:
         return [
             Error(
                 f"StateMiddleware is listed {len(ours)} times in DRAMATIQ_BROKER['MIDDLEWARE']: "
-                f"{ours!r}. Each would count a message's hops.",
+                f"{ours!r}. Each of them would track every message.",
                 hint="Keep one of them.",
                 id="taskstate.E002",
             )
@@ -90,7 +99,7 @@ def _check_middleware() -> list[CheckMessage]:
 
 
 def _is_ours(entry: object) -> bool:
-    """Whether an entry of the list, an instance or a dotted path, is a ``StateMiddleware``."""
+    """Return whether an entry of the list is a ``StateMiddleware``: an instance or a path."""
     if not isinstance(entry, str):
         return isinstance(entry, StateMiddleware)
     try:
@@ -107,27 +116,143 @@ def _check_options() -> list[CheckMessage]:
     ]
 
 
+def _check_functions() -> list[CheckMessage]:
+    """Check that each function that the settings name can be imported and called."""
+    given = conf.given_settings()
+    found: list[CheckMessage] = []
+    for setting, code in (
+        (conf.TENANT, "E020"),
+        (conf.VISIBLE_TASKS, "E021"),
+        (conf.USER_ERROR, "E025"),
+    ):
+        value = given.get(setting.key)
+        problem = setting.find_problem(value)
+        # _check_options has reported a value that is neither a function nor a string.
+        if problem is not None and conf.find_problem(setting.key, value) is None:
+            text = f"TASKSTATE: {problem.message}"
+            found.append(Error(text, hint=problem.hint, id=f"taskstate.{code}"))
+    return found
+
+
+def _check_encoders() -> list[CheckMessage]:
+    """Check that each of ``TRUSTED_ENCODERS`` can be imported."""
+    paths = conf.given_settings().get("TRUSTED_ENCODERS", ())
+    if conf.find_problem("TRUSTED_ENCODERS", paths) is not None:
+        return []  # _check_options has reported it.
+    found = [conf.import_encoder(path) for path in paths]
+    return [
+        Error(f"TASKSTATE: {each.message}", hint=each.hint, id=f"taskstate.{each.code}")
+        for each in found
+        if isinstance(each, conf.Problem)
+    ]
+
+
 def _check_database() -> list[CheckMessage]:
     alias = conf.tasks_database()
     if alias not in settings.DATABASES:
         known = ", ".join(repr(name) for name in settings.DATABASES)
         return [
             Error(
-                f"DRAMATIQ_TASKS_DATABASE is {alias!r}, which is no alias in DATABASES.",
+                f"DRAMATIQ_TASKS_DATABASE is {alias!r}, but DATABASES has no such alias.",
                 hint=f"Set it to one of {known}, or add that alias to DATABASES.",
                 id="taskstate.E005",
             )
         ]
     # Here, because models can't be imported before the apps are ready.
-    from .stores.watermark import VENDORS
+    from taskstate.stores.clock import VENDORS
 
     connection = connections[alias]
     if connection.vendor in VENDORS:
         return []
     return [
         Error(
-            f"Tasks can't be written to the database {alias!r}: it is {connection.display_name}.",
-            hint="Point DRAMATIQ_TASKS_DATABASE at PostgreSQL, MariaDB, MySQL or SQLite.",
+            f"Tasks can't be stored in the database {alias!r}: it is {connection.display_name}, "
+            "which is not supported.",
+            hint="Set DRAMATIQ_TASKS_DATABASE to the alias of a PostgreSQL, MariaDB, MySQL or "
+            "SQLite database.",
             id="taskstate.E007",
         )
     ]
+
+
+#: The beginnings of the ``ENGINE`` of a database that has one schema per tenant.
+_SCHEMA_PER_TENANT = ("django_tenants.", "tenant_schemas.")
+_HOW_TO_SET_TENANT = (
+    "Set TASKSTATE['TENANT'] to the dotted path of a function that returns the name of the current "
+    "tenant: def current_tenant(): return '' if connection.schema_name == "
+    "get_public_schema_name() else connection.schema_name. docs/tenants.md has the whole module."
+)
+
+
+def _check_tenants() -> list[CheckMessage]:
+    """Check the settings of a site that has one schema per tenant, as django-tenants makes them."""
+    per_tenant = [
+        alias
+        for alias, database in settings.DATABASES.items()
+        if str(database.get("ENGINE", "")).startswith(_SCHEMA_PER_TENANT)
+    ]
+    if not per_tenant:
+        return []
+    shared, of_tenants = _apps_of_site()
+    found: list[CheckMessage] = []
+    if conf.TENANT.function is None:
+        found.append(_tenant_is_not_set(per_tenant[0], of_tenants))
+    if conf.tasks_database() in per_tenant:
+        found += _check_schema_of_tables(shared, of_tenants)
+    return found
+
+
+def _tenant_is_not_set(alias: str, of_tenants: list[str]) -> CheckMessage:
+    engine = settings.DATABASES[alias]["ENGINE"]
+    text = f"TENANT is not set, but the database {alias!r} has one schema per tenant ({engine})"
+    users = apps.get_app_config(settings.AUTH_USER_MODEL.split(".", maxsplit=1)[0]).name
+    if _lists(of_tenants, users):
+        return Error(
+            f"TASKSTATE: {text}. Since users of different tenants have the same keys, they would "
+            "see each other's tasks.",
+            hint=_HOW_TO_SET_TENANT,
+            id="taskstate.E022",
+        )
+    return CheckWarning(
+        f"TASKSTATE: {text}. On the pages of each tenant, staff see the tasks of all tenants, and "
+        "users see all of their own tasks.",
+        hint=f"{_HOW_TO_SET_TENANT} If you want this, silence the check.",
+        id="taskstate.W020",
+    )
+
+
+def _check_schema_of_tables(shared: list[str], of_tenants: list[str]) -> list[CheckMessage]:
+    """Check that there is one table of tasks: the writer's thread is in no tenant's schema."""
+    if _lists(of_tenants, "taskstate"):
+        text = (
+            "'taskstate' is one of TENANT_APPS. Pages would read the tables in a tenant's schema, "
+            "but rows are written by a separate thread, which is in no tenant's schema."
+        )
+    elif not _lists(shared, "taskstate"):
+        text = "'taskstate' is not one of SHARED_APPS, so its tables are not created."
+    else:
+        return []
+    hint = (
+        "List 'taskstate' in SHARED_APPS only. Each task stores the name of its tenant "
+        "(TASKSTATE['TENANT'])."
+    )
+    return [Error(text, hint=hint, id="taskstate.E023")]
+
+
+def _apps_of_site() -> tuple[list[str], list[str]]:
+    """Return the apps whose tables are in the shared schema, and those whose tables are in the
+    schema of each tenant."""
+    types = getattr(settings, "TENANT_TYPES", None)
+    if not (getattr(settings, "HAS_MULTI_TYPE_TENANTS", False) and isinstance(types, dict)):
+        return list(getattr(settings, "SHARED_APPS", ())), list(
+            getattr(settings, "TENANT_APPS", ())
+        )
+    public = getattr(settings, "PUBLIC_SCHEMA_NAME", "public")
+    shared = list(types.get(public, {}).get("APPS", ()))
+    of_tenants = [app for name in types if name != public for app in types[name].get("APPS", ())]
+    return shared, of_tenants
+
+
+def _lists(listed: list[str], app: str) -> bool:
+    """Return whether a list of apps contains one, by its name or the path of its configuration."""
+    return any(entry == app or entry.startswith(f"{app}.apps.") for entry in listed)

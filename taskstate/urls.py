@@ -1,10 +1,10 @@
-"""A page of the user's tasks, and what keeps it up to date: for a project to ``include``."""
+"""URLs for a project to ``include``: the page of a user's tasks, and the data that updates it."""
 
 from __future__ import annotations
 
 from django.urls import path
 
-from . import views
+from taskstate import views
 
 app_name = "taskstate"
 

@@ -1,6 +1,6 @@
 """The Django project of the tests: an SQLite file, and each database server that answers."""
 
-from tests import servers
+from tests.support import servers
 
 SECRET_KEY = "tests"
 USE_TZ = True

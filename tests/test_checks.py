@@ -5,8 +5,9 @@ from django.core import checks
 from django.db import connections, transaction
 
 from taskstate.checks import MIDDLEWARE_PATH, check_settings, check_tables
+from taskstate.conf import check_app
 from taskstate.middleware import StateMiddleware
-from tests.conftest import use_database
+from tests.support.databases import use_database
 
 
 class Ours(StateMiddleware):
@@ -44,6 +45,19 @@ def test_a_good_project_hears_nothing(run, middleware):
     assert run(middleware, TASKSTATE={"FLUSH_INTERVAL": 1}) == []
 
 
+def test_the_app_is_missing(settings):
+    """Its own ready() can't say so: whoever makes a middleware has it checked."""
+    assert check_app in checks.registry.registry.get_checks()
+    assert check_app() == []
+    settings.INSTALLED_APPS = ["django_dramatiq"]
+
+    (message,) = check_app()
+    assert message.id == "taskstate.E001"
+    assert "'taskstate' is missing from INSTALLED_APPS" in message.msg
+    assert "Add 'taskstate' to INSTALLED_APPS" in message.hint
+    assert MIDDLEWARE_PATH.rpartition(".")[2] in message.hint
+
+
 @pytest.mark.parametrize("middleware", [[], ["dramatiq.middleware.Retries"], ["no.such.Module"]])
 def test_middleware_missing(run, middleware):
     """Without it no task is tracked."""
@@ -62,7 +76,7 @@ def test_no_broker_settings(run, settings):
 
 
 def test_middleware_twice(run):
-    """Each would count a message's hops."""
+    """Each would stamp a message."""
     (message,) = run([MIDDLEWARE_PATH, StateMiddleware()])
 
     assert message.id == "taskstate.E002"
@@ -87,6 +101,117 @@ def test_wrong_value(run, value):
     assert message.id == "taskstate.E004"
     assert repr(value) in message.msg
     assert "seconds from 0 to 3,600; the default is 0.5" in message.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "id_"),
+    [
+        ("TENANT", "tests.nowhere.present", "taskstate.E020"),
+        ("TENANT", "tests.support.two_tenants.SETTINGS", "taskstate.E020"),
+        ("TENANT", "tests.support.two_tenants.tenant", "taskstate.E020"),
+        ("VISIBLE_TASKS", "tests.support.two_tenants.current_tenant", "taskstate.E021"),
+        ("USER_ERROR", "tests.support.two_tenants.current_tenant", "taskstate.E025"),
+        ("TENANT", 7, "taskstate.E004"),
+    ],
+)
+def test_functions_that_can_not_be_called(key, value, id_, run):
+    """With the key, the value, and what would be right."""
+    (message,) = run(TASKSTATE={key: value})
+
+    assert message.id == id_
+    assert f"TASKSTATE: {key} is {value!r}" in message.msg
+    assert "the dotted path of a function that takes" in message.hint
+    assert run(TASKSTATE={"TENANT": "tests.support.two_tenants.current_tenant"}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "id_", "text"),
+    [
+        (["tests.nowhere.Encoder"], "taskstate.E024", "names 'tests.nowhere.Encoder', which can't"),
+        (["nowhere"], "taskstate.E024", "can't be imported"),
+        (
+            ["tests.support.two_tenants.SETTINGS"],
+            "taskstate.E024",
+            "is of type dict and not a class",
+        ),
+        ("dramatiq.encoder.JSONEncoder", "taskstate.E004", "is not a list of dotted paths"),
+        ([7], "taskstate.E004", "is not a list of dotted paths"),
+    ],
+)
+def test_encoders_that_can_not_be_had(value, id_, text, run):
+    """With the value, and what would be right."""
+    (message,) = run(TASKSTATE={"TRUSTED_ENCODERS": value})
+
+    assert message.id == id_
+    assert text in message.msg
+    assert "a list of the dotted paths of encoder classes" in message.hint
+    assert run(TASKSTATE={"TRUSTED_ENCODERS": ["dramatiq.encoder.JSONEncoder"]}) == []
+
+
+def tenant_site(users="tenants", **changes):
+    """The settings of a site with a schema per tenant, but for its database."""
+    of_tenants = ["django.contrib.auth"] if users == "tenants" else ["mysite.pages"]
+    return {
+        "SHARED_APPS": ["django_tenants", "django.contrib.auth", "taskstate"],
+        "TENANT_APPS": of_tenants,
+        "TASKSTATE": {"TENANT": "tests.support.two_tenants.current_tenant"},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("engine", ["django_tenants.postgresql_backend", "tenant_schemas.x"])
+@pytest.mark.parametrize(
+    ("changes", "id_", "text"),
+    [
+        ({}, None, ""),
+        ({"TASKSTATE": {}}, "taskstate.E022", "users of different tenants have the same keys"),
+        ({"TASKSTATE": {}, "users": "shared"}, "taskstate.W020", "staff see the tasks of all"),
+        (
+            {"TENANT_APPS": ["taskstate"]},
+            "taskstate.E023",
+            "'taskstate' is one of TENANT_APPS",
+        ),
+        ({"TENANT_APPS": ["taskstate.apps.TaskstateConfig"]}, "taskstate.E023", "is one of"),
+        ({"SHARED_APPS": ["django_tenants"]}, "taskstate.E023", "not one of SHARED_APPS"),
+        (
+            {
+                "HAS_MULTI_TYPE_TENANTS": True,
+                "TENANT_TYPES": {"public": {"APPS": ["taskstate"]}, "b": {"APPS": ["taskstate"]}},
+            },
+            "taskstate.E023",
+            "is one of TENANT_APPS",
+        ),
+        (
+            {
+                "HAS_MULTI_TYPE_TENANTS": True,
+                "TENANT_TYPES": {"public": {"APPS": ["taskstate"]}, "b": {"APPS": []}},
+                "SHARED_APPS": [],
+            },
+            None,
+            "",
+        ),
+    ],
+)
+def test_a_schema_per_tenant(engine, changes, id_, text, run, settings, monkeypatch):
+    """It needs ``TENANT``, and the tables in the shared schema alone."""
+    assert connections["default"].vendor == "sqlite"  # From now on it is there.
+    monkeypatch.setitem(settings.DATABASES["default"], "ENGINE", engine)
+    messages = run(**tenant_site(**changes))
+
+    assert [message.id for message in messages] == ([id_] if id_ else [])
+    for message in messages:
+        assert text in message.msg
+        assert "TASKSTATE['TENANT']" in message.hint
+
+
+def test_a_schema_per_tenant_in_another_database(run, settings, monkeypatch):
+    """Then the tables of tasks are not among those of the tenants; users may be."""
+    engine = "django_tenants.postgresql_backend"
+    monkeypatch.setitem(settings.DATABASES, "sites", {"ENGINE": engine})
+    site = tenant_site(TENANT_APPS=["taskstate", "django.contrib.auth"])
+
+    assert run(**site) == []
+    assert [message.id for message in run(**{**site, "TASKSTATE": {}})] == ["taskstate.E022"]
 
 
 def test_unknown_database(run, settings):

@@ -21,5 +21,5 @@ def test_each_module_logs_by_its_own_name():
         if isinstance(value, logging.Logger)
     }
 
-    assert "taskstate.flusher" in loggers
+    assert "taskstate.writer.flusher" in loggers
     assert loggers == {name: name for name in loggers}

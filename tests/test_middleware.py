@@ -1,5 +1,6 @@
 """The hooks by themselves: what they push, and that they cost and break nothing."""
 
+import contextlib
 import logging
 import math
 import threading
@@ -15,33 +16,41 @@ from dramatiq.middleware import MiddlewareError
 
 from taskstate import middleware as module
 from taskstate.middleware import StateMiddleware
-from taskstate.transitions import Status
-from tests.conftest import use_database
-from tests.harness import task_of
+from taskstate.tracking.encodable import ForStateError
+from taskstate.transitions.rank import stamp_of
+from taskstate.transitions.status import Status
+from taskstate.writer.thread import BackgroundThread
+from tests.support.databases import use_database
+from tests.support.harness import task_of
+from tests.support.hooks import Exploding, call, make_message
 
 HOOKS = [
     ("before_enqueue", [None]),
     ("after_enqueue", [None]),
+    ("before_delay_message", []),
     ("before_process_message", []),
     ("after_process_message", []),
     ("after_skip_message", []),
     ("before_ack", []),
     ("before_nack", []),
+    ("after_ack", []),
+    ("after_nack", []),
 ]
 
 
 @pytest.fixture
 def pushed(monkeypatch):
-    """What the hooks push, made fit, and kept from the writer."""
+    """What the hooks push, normalized, and kept from the writer."""
     pushes = []
-    fitter = module.Fitter()
+    collector = module.FieldCollector()
 
     def push(writer, transition):
-        fact = fitter.fit(transition)
+        fact = collector.normalize(transition)
         if fact is not None:
             pushes.append(fact)
 
     monkeypatch.setattr(module.Writer, "push", push)
+    monkeypatch.setattr(module.SynchronousWriter, "push", push)
     return pushes
 
 
@@ -50,26 +59,13 @@ def broker():
     return StubBroker(middleware=[])
 
 
-def make_message(for_state, **values):
-    values = {
-        "queue_name": "default",
-        "actor_name": "act",
-        "args": (),
-        "kwargs": {"for_state": for_state},
-        "options": {},
-        **values,
-    }
-    return dramatiq.Message(**values)
-
-
-def call(state, broker, hook, message, arguments=()):
-    getattr(state, hook)(broker, message, *arguments)
-
-
 def run_through(state, broker, message):
     """Call every hook, as one run would."""
+    received = message
     for hook, arguments in HOOKS:
-        target = message if "enqueue" in hook else MessageProxy(message)
+        if hook == "after_enqueue":  # The broker has encoded it.
+            received = message.copy()
+        target = message if "enqueue" in hook else MessageProxy(received)
         call(state, broker, hook, target, arguments)
 
 
@@ -89,6 +85,7 @@ def test_constructing_it_is_inert(monkeypatch):
         ({"flush_interval": "soon"}, "flush_interval='soon'.*not a number"),
         ({"max_batch_size": 0.5}, "max_batch_size=0.5.*not a whole number"),
         ({"max_pending": True}, "max_pending=True.*not a whole number"),
+        ({"max_pending_bytes": 1}, "max_pending_bytes=1.*out of range"),
         ({"shutdown_timeout": float("nan")}, "shutdown_timeout=nan.*out of range"),
         ({"synchronous": 1}, "synchronous=1.*True or False"),
     ],
@@ -103,9 +100,9 @@ def test_arguments_win_over_the_settings(settings):
     """And what isn't given is read from the settings, live."""
     state = StateMiddleware(flush_interval=0.2)
     settings.TASKSTATE = {"FLUSH_INTERVAL": 5, "MAX_BATCH_SIZE": 7}
-    assert (state._options().flush_interval, state._options().max_batch_size) == (0.2, 7)
+    assert (state._options.flush_interval, state._options.max_batch_size) == (0.2, 7)
     settings.TASKSTATE = {}
-    assert (state._options().flush_interval, state._options().max_batch_size) == (0.2, 1000)
+    assert (state._options.flush_interval, state._options.max_batch_size) == (0.2, 1000)
 
 
 @pytest.mark.parametrize(("hook", "arguments"), HOOKS)
@@ -123,17 +120,13 @@ def test_hooks_never_query(hook, arguments, for_state, broker, monkeypatch):
 
     for method in ("connect", "ensure_connection", "cursor"):
         monkeypatch.setattr(BaseDatabaseWrapper, method, refuse)
-    monkeypatch.setattr(module.Writer, "_start", lambda writer: True)
+    monkeypatch.setattr(BackgroundThread, "_start", lambda thread: True)
     state = StateMiddleware()
 
-    call(state, broker, hook, MessageProxy(make_message(for_state)), arguments)
+    with contextlib.suppress(ForStateError):  # An object can't be encoded.
+        call(state, broker, hook, MessageProxy(make_message(for_state)), arguments)
 
     assert queries == []
-
-
-class Exploding(dict):
-    def get(self, *arguments):
-        return 1 / 0
 
 
 @pytest.mark.parametrize(("hook", "arguments"), HOOKS)
@@ -143,7 +136,7 @@ def test_hooks_never_raise(hook, arguments, broker, caplog):
 
     call(StateMiddleware(), broker, hook, message, arguments)
 
-    if hook != "before_ack":  # It knows of no run, and has nothing to do.
+    if hook not in {"before_ack", "after_ack", "after_nack"}:  # They know of no run.
         assert "ZeroDivisionError" in caplog.text
         assert f"{hook} could not track message {message.message_id} of actor act" in caplog.text
 
@@ -187,7 +180,8 @@ def test_values_are_made_fit(broker, pushed):
 
 
 @pytest.mark.parametrize(
-    "user_pk", ["anna", 2**63, 2**70, -(2**70), True, 1.5, [1], {"a": 1}, "1" * 999, ""]
+    "user_pk",
+    ["anna", 2**63, 2**70, -(2**70), True, 1.5, [1], {"a": 1}, "1" * 999, "", " 1_1 ", "007"],
 )
 def test_a_bad_user_pk_is_no_user(user_pk, broker, pushed, caplog):
     """One warning per actor, and the task is tracked without its user."""
@@ -208,7 +202,7 @@ def test_a_message_id_that_is_no_uuid_is_not_tracked(broker, pushed, caplog):
 
     assert pushed == []
     assert len(caplog.records) == 2
-    assert "'job-7' is no UUID" in caplog.text
+    assert "'job-7' is not a valid UUID" in caplog.text
 
 
 def test_message_ids_are_made_canonical(broker, pushed):
@@ -220,15 +214,15 @@ def test_message_ids_are_made_canonical(broker, pushed):
     assert [fact.message_id for fact in pushed] == [str(key)] * 2
 
 
-@pytest.mark.parametrize("options", [{"taskstate_hop": "x", "retries": None}, {"retries": -3}])
-def test_strange_options_count_as_zero(options, broker, pushed):
+@pytest.mark.parametrize("options", [{"taskstate_stamp": "x", "retries": None}, {"retries": -3}])
+def test_strange_options_count_as_absent(options, broker, pushed):
     """Other services and older releases may send anything."""
     message = make_message({}, options=options)
     state = StateMiddleware()
     state.before_enqueue(broker, message, None)
     state.after_enqueue(broker, message, None)
 
-    assert message.options["taskstate_hop"] == 1
+    assert stamp_of(pushed[0].rank) == message.message_timestamp
     assert pushed[0].attempt == 0
 
 
@@ -250,7 +244,7 @@ def test_hooks_may_repeat_themselves(broker, pushed):
         state.before_ack(broker, message)
 
     assert [fact.status for fact in pushed] == [Status.RUNNING, Status.FAILED]
-    assert state._this_thread.run is None, "the thread has left the run"
+    assert state._tracker._this_thread.run is None, "the thread has left the run"
 
 
 def test_the_ack_of_a_delayed_copy_is_no_end(broker, pushed):
@@ -270,14 +264,6 @@ def test_a_proxy_that_was_only_enqueued_has_not_run(broker, pushed):
     assert pushed == []
 
 
-def test_the_hop_saturates(broker, pushed):
-    """A message that is enqueued more often than a rank can count stays the newest."""
-    message = make_message({}, options={"taskstate_hop": 2**17 - 1})
-    StateMiddleware().before_enqueue(broker, message, None)
-
-    assert message.options["taskstate_hop"] == 2**17 - 1
-
-
 def test_synchronous_shows_the_row_at_once(sqlite, settings, broker):
     """The row is there when ``send`` returns."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
@@ -292,10 +278,10 @@ def test_synchronous_shows_the_row_at_once(sqlite, settings, broker):
 def test_the_default_key_of_users(settings, django_db_setup, django_db_blocker):
     """It is what the tasks' database takes, not the default database's."""
     with use_database("default", settings, django_db_blocker):
-        assert module.Fitter()._user_key().greatest == 2**63 - 1
+        assert module.FieldCollector()._user_key().greatest == 2**63 - 1
     if "postgres" in settings.DATABASES:
         with use_database("postgres", settings, django_db_blocker):
-            assert module.Fitter()._user_key().greatest == 2**31 - 1
+            assert module.FieldCollector()._user_key().greatest == 2**31 - 1
 
 
 # FLUSH_BEFORE_ACK.
@@ -368,7 +354,8 @@ def test_the_consumer_thread_never_waits(broker, pushed, waited):
 )
 def test_nobody_waits_unless_it_is_asked_for(options, broker, pushed, waited):
     """And with SYNCHRONOUS the state is written already."""
-    end(StateMiddleware(**options), broker, "before_ack", result=None)
+    state = StateMiddleware(**options)
+    end(state, broker, "before_ack", result=None)
 
     assert [fact.status for fact in pushed] == [Status.RUNNING, Status.DONE]
     assert waited == []
@@ -388,15 +375,30 @@ def test_how_long_is_waited(broker, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     state = StateMiddleware(shutdown_timeout=10)
-    assert state._left_to_wait(since=900) == math.inf
+    time_left = state._sink._time_left
+    assert time_left(since=900) == math.inf
 
     state.before_worker_shutdown(broker, None)
-    assert state._left_to_wait(since=900) == 10
+    assert time_left(since=900) == 10
     now = 1009.0
-    assert state._left_to_wait(since=900) == 1
-    assert state._left_to_wait(since=1008) == 9
+    assert time_left(since=900) == 1
+    assert time_left(since=1008) == 9
     now = 1020.0
-    assert state._left_to_wait(since=900) == 0
+    assert time_left(since=900) == 0
 
     state.after_worker_shutdown(broker, None)
-    assert state._left_to_wait(since=900) == math.inf
+    assert time_left(since=900) == math.inf
+
+
+def test_a_message_that_was_sent_equals_what_arrives(broker, pushed):
+    """Tests of projects compare them; sent once more, it has another stamp."""
+    message = make_message({})
+    state = StateMiddleware()
+    state.before_enqueue(broker, message, None)
+    arrived = dramatiq.Message.decode(message.encode())
+    state.after_enqueue(broker, message, None)
+
+    assert message == arrived
+    assert arrived == message
+    assert repr(message) == repr(arrived)
+    assert dramatiq.Message.decode(message.encode()) != arrived

@@ -4,24 +4,28 @@ import datetime
 import io
 import re
 import time
+import unittest
 import uuid
+from types import SimpleNamespace
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser, Group
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, models
+from django.db.models import Prefetch
+from django.test import TestCase
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from taskstate.models import Status, Task
-from taskstate.stores.orm import OrmStore
-from taskstate.transitions import ACTIVE
-from tests.conftest import LIMIT_SECONDS, use_database
-from tests.factories import START, make_entry, make_id, make_transition
-
-
-def write(*facts):
-    OrmStore().write([make_entry(fact) for fact in facts])
+from taskstate import models as models_module
+from taskstate.models import Status, Task, user_key, user_keys_matching
+from taskstate.transitions.status import ACTIVE
+from tests.support.databases import empty_tables, use_database
+from tests.support.factories import START, make_id, make_transition
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.rows import write
 
 
 def numbers(tasks):
@@ -125,13 +129,121 @@ def test_deleting_a_user_leaves_the_task(database):
     assert Task.objects.get().user_id == pk
 
 
+@pytest.fixture
+def anna(server_database):
+    """A user in the default database; in that of the tasks another user has the same key."""
+    everyone = get_user_model()._base_manager
+    for alias in ("default", server_database):
+        everyone.using(alias).all().delete()
+    anna = everyone.using("default").create(username="anna")
+    everyone.using(server_database).create(pk=anna.pk, username="bob")
+    yield anna
+    for alias in ("default", server_database):
+        everyone.using(alias).all().delete()
+
+
+def test_the_user_is_read_from_the_database_of_the_users(anna):
+    """Not from that of the tasks, where another user may have the same key."""
+    write(make_transition(user_pk=anna.pk))
+
+    assert Task.objects.get().user.username == "anna"
+    assert Task.objects.get().user._state.db == "default"
+    assert Task.objects.get(user=anna) == Task.objects.for_user(anna).get()
+
+
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        "user",
+        Prefetch("user"),
+        Prefetch("user", get_user_model().objects.filter(username__in=["anna", "bob"])),
+    ],
+    ids=["name", "lookup", "queryset"],
+)
+def test_users_are_prefetched_from_the_database_of_the_users(lookup, anna, server_database):
+    """By one query, and by a queryset of the project's own as well."""
+    write(*(make_transition(message_id=make_id(n), user_pk=anna.pk) for n in range(3)))
+
+    with CaptureQueriesContext(connections["default"]) as captured:
+        tasks = list(Task.objects.prefetch_related(lookup))
+    assert len(captured) == 1
+    assert {task.user.username for task in tasks} == {"anna"}
+
+    elsewhere = Prefetch("user", get_user_model().objects.using(server_database))
+    tasks = list(Task.objects.prefetch_related(elsewhere))
+    assert {task.user.username for task in tasks} == {"bob"}, "the queryset names a database"
+
+
+def test_a_user_who_is_gone(anna):
+    """Is not replaced by whoever has the key in the database of the tasks."""
+    write(make_transition(user_pk=anna.pk))
+    anna.delete(using="default")
+
+    with pytest.raises(get_user_model().DoesNotExist):
+        _ = Task.objects.get().user
+    assert Task.objects.prefetch_related("user").get().user is None
+
+
+def test_a_router_says_where_users_are(server_database, settings, anna):
+    """And is not told the database of the tasks, which many routers would return."""
+
+    class Router:
+        def db_for_read(self, model, instance=None, **hints):
+            if instance is not None:
+                return instance._state.db
+            return server_database if model is get_user_model() else None
+
+    settings.DRAMATIQ_TASKS_DATABASE = "default"
+    settings.DATABASE_ROUTERS = [Router()]
+    empty_tables("default")
+    write(make_transition(user_pk=anna.pk))
+
+    assert Task.objects.get()._state.db == "default"
+    assert Task.objects.get().user.username == "bob"
+    assert Task.objects.prefetch_related("user").get().user.username == "bob"
+
+
+def test_users_in_an_event_loop(anna):
+    """A task whose user was prefetched can be shown there."""
+    write(make_transition(user_pk=anna.pk))
+
+    async def read():
+        (task,) = await sync_to_async(list)(Task.objects.prefetch_related("user"))
+        return task.user.username
+
+    assert async_to_sync(read)() == "anna"
+
+
+def test_users_in_a_test_case_of_two_databases(anna, server_database):
+    """What a test writes and rolls back is found, in each of its databases."""
+
+    class Case(TestCase):
+        databases = {"default", server_database}
+
+        def test(self):
+            carol = get_user_model().objects.create(username="carol")
+            write(make_transition(user_pk=carol.pk))
+            assert Task.objects.get().user == carol
+
+    result = unittest.TestResult()
+    unittest.TestSuite([Case("test")]).run(result)
+    assert result.wasSuccessful(), result.errors + result.failures
+
+
+def test_migrations_name_a_class_of_django(sqlite):
+    """A project's own migrations that copy the field import nothing of ours."""
+    path = Task._meta.get_field("user").deconstruct()[1]
+
+    assert path == "django.db.models.ForeignKey"
+
+
 def test_no_index_holds_what_changes():
     """So that PostgreSQL can update a row in its own page."""
-    changing = {"status", "attempt", "started_at", "finished_at", "updated_at", "rank"}
+    changing = {"status", "attempt", "started_at", "finished_at", "updated_at", "stamp", "rank"}
     indexed = {name.lstrip("-") for index in Task._meta.indexes for name in index.fields}
     indexed |= {field.name for field in Task._meta.fields if field.db_index or field.unique}
 
-    assert indexed == {"message_id", "enqueued_at", "user", "app_name", "model_name"}
+    assert indexed == {"message_id", "enqueued_at", "tenant", "user", "app_name", "model_name"}
     assert not indexed & changing
 
 
@@ -157,8 +269,8 @@ def write_of_each_status(**values):
     )
 
 
-def finished_at(at, number=1, hop=1, **values):
-    return make_transition(Status.DONE, hop, at, message_id=make_id(number), **values)
+def finished_at(at, number=1, stamp=1, **values):
+    return make_transition(Status.DONE, stamp, at, message_id=make_id(number), **values)
 
 
 def now_in_ms():
@@ -186,7 +298,7 @@ def test_only_finished_tasks_are_marked(database):
     assert seen(Task.objects.all()) == [3, 4, 5]
 
     Task.objects.update(seen_at=timezone.now() - datetime.timedelta(hours=1))
-    write(finished_at(now_in_ms(), 0, hop=2))
+    write(finished_at(now_in_ms(), 0, stamp=2))
     assert 0 in numbers(Task.objects.for_display())
 
 
@@ -213,7 +325,7 @@ def test_what_runs_again_is_shown_again(database):
     write(make_transition(Status.RUNNING, 2, START + 3_600_000))
     assert numbers(Task.objects.for_display()) == [1]
     assert Task.mark_seen([make_id(1)]) == 0
-    write(finished_at(START + 3_700_000, hop=2))
+    write(finished_at(START + 3_700_000, stamp=2))
     assert numbers(Task.objects.for_display()) == [1]
 
     assert Task.mark_seen([make_id(1)]) == 1
@@ -252,7 +364,9 @@ def test_any_number_of_ids(database):
 def test_a_bad_id(sqlite, bad):
     """The error names it, and nothing is marked."""
     write(finished_at(START))
-    with pytest.raises(ValueError, match=f"{re.escape(repr(bad))} is no message, task, or id"):
+    with pytest.raises(
+        ValueError, match=f"{re.escape(repr(bad))} is not a message, a task, or the id"
+    ):
         Task.mark_seen([make_id(1), bad])
 
     assert seen(Task.objects.all()) == []
@@ -278,5 +392,49 @@ def test_an_index_finds_what_a_user_is_shown(sqlite):
     """In its order, so that nothing is sorted."""
     plan = Task.objects.for_user(7).for_display().explain()
 
-    assert "taskstate_task_user (user_id=?)" in plan
+    assert "taskstate_task_user (tenant=? AND user_id=?)" in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_a_user_of_number_zero(database):
+    """Django's backend for MariaDB and MySQL refuses it for a key that counts by itself."""
+    field = get_user_model()._meta.pk
+    try:
+        field.get_db_prep_save(0, connections[database])
+    except ValueError:
+        takes_zero = False
+    else:
+        takes_zero = True
+
+    assert user_key().takes_zero == takes_zero == (database != "mariadb")
+
+
+@pytest.mark.parametrize(
+    ("field", "kinds"),
+    [
+        (models.BigAutoField(primary_key=True), (True, False)),
+        (models.PositiveIntegerField(primary_key=True), (True, False)),
+        (models.UUIDField(primary_key=True), (False, True)),
+        (models.CharField(primary_key=True, max_length=9), (False, False)),
+    ],
+)
+def test_the_kind_of_the_users_key(field, kinds, sqlite, monkeypatch):
+    """It is read from its field."""
+    meta = SimpleNamespace(get_field=lambda name: field)
+    monkeypatch.setattr(models_module, "Task", SimpleNamespace(_meta=meta))
+    key = models_module.user_key.__wrapped__()
+
+    assert (key.is_integer, key.is_uuid) == kinds
+
+
+def test_a_text_that_names_a_user(database):
+    """By the name, whatever it looks like, and by the key as it is written."""
+    User = get_user_model()
+    anna = User._base_manager.create(username=" 1_1 ")
+    try:
+        assert user_keys_matching(" 1_1 ") == [anna.pk]
+        assert user_keys_matching("11") == [11]
+        for text in ("1_1", "011", "+11", " 11"):
+            assert user_keys_matching(text) == []
+    finally:
+        anna.delete()

@@ -1,71 +1,37 @@
-"""``send_again``: a new message with the actor and the arguments of a stored one."""
-
-import json
+"""``resend``: a new message with the actor and the arguments of a stored one."""
 
 import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.encoder import PickleEncoder
-from dramatiq.middleware import Retries
+from dramatiq.encoder import JSONEncoder, PickleEncoder
 
 import taskstate
-from taskstate import BrokerUnavailableError, SendAgainError, send_again
-from taskstate.middleware import StateMiddleware
+from taskstate import BrokerUnavailableError, ResendError, resend
 from taskstate.models import Status, Task
-from tests.factories import make_id
-from tests.harness import Workers, task_of
-
-
-class Away(StubBroker):
-    """A broker that takes nothing."""
-
-    def enqueue(self, message, *, delay=None):
-        raise OSError("no route to amqp://user:secret@host")
+from tests.support.factories import make_id
+from tests.support.harness import Workers, task_of
+from tests.support.resending import Away, stored, use_broker
 
 
 @pytest.fixture
-def broker(sqlite):
+def broker(one_database):
     """The broker of this process, with one actor."""
     yield from use_broker(StubBroker())
 
 
 @pytest.fixture
-def broker_away(sqlite):
+def broker_away(one_database):
     yield from use_broker(Away())
 
 
-def use_broker(broker):
-    broker.middleware.clear()
-    broker.add_middleware(Retries(max_retries=1, min_backoff=1, max_backoff=1))
-    broker.add_middleware(StateMiddleware())
-    before = dramatiq.get_broker()
-    dramatiq.set_broker(broker)
-    dramatiq.actor(lambda *args, **kwargs: None, actor_name="act", queue_name="q", broker=broker)
-    yield broker
-    dramatiq.set_broker(before)
-    broker.close()
-
-
-def stored(**values):
-    fields = {
-        "queue_name": "q",
-        "actor_name": "act",
-        "args": [1, "Grüße"],
-        "kwargs": {"for_state": {"description": "again"}},
-        "options": {},
-        "message_id": make_id(1),
-        "message_timestamp": 1,
-    }
-    return json.dumps({**fields, **values})
-
-
 def make_task(status=Status.FAILED, text=None, **values):
-    return Task(message_id=make_id(1), status=status, stored_message=text or stored(**values))
+    text = text or stored(**values)
+    return Task(message_id=make_id(1), status=status, stamp=8, stored_message=text)
 
 
 def test_a_task_that_failed_is_sent_again(database, settings):
     """With its arguments, as a message and a task of its own; nothing of the first run sticks."""
-    settings.TASKSTATE = {"STORE_MESSAGE": True}
+    settings.TASKSTATE = {"KEEP_MESSAGE": True}
     for broker in use_broker(StubBroker()):
         seen = []
 
@@ -79,7 +45,7 @@ def test_a_task_that_failed_is_sent_again(database, settings):
         with Workers(broker) as workers:
             workers.finish()
             assert task_of(first).status == "failed"
-            second = send_again(task_of(first))
+            second = resend(task_of(first))
             workers.finish()
 
         assert seen == [(1, "Grüße")] * 3
@@ -101,13 +67,15 @@ def test_options_that_were_asked_for_are_kept(broker):
         "retries": 3,
         "traceback": "x",
         "taskstate_error": "x",
-        "taskstate_hop": 8,
+        "taskstate_stamp": 8,
         "taskstate_started_at": 1,
         "taskstate_traceback": "x",
     }
-    message = send_again(make_task(options={**asked, **run}))
+    message = resend(make_task(options={**asked, **run}))
 
-    assert message.options == {**asked, "taskstate_hop": 1}
+    new = message.options.pop("taskstate_stamp")
+    assert message.options == asked
+    assert new[0] >= message.message_timestamp
     assert (message.args, message.queue_name) == ((1, "Grüße"), "q")
     assert message.message_timestamp > 1
 
@@ -116,17 +84,30 @@ def test_options_that_were_asked_for_are_kept(broker):
 def test_no_message_counts_twice_for_its_group(broker, status):
     """Whoever has counted, or may do so yet, leaves the second one none of the group's options."""
     options = {"group_completion_uuid": "x", "group_completion_callbacks": []}
-    message = send_again(make_task(status, options=options))
+    message = resend(make_task(status, options=options))
 
     is_kept = "group_completion_uuid" in message.options
     assert is_kept == (status in {"failed", "skipped"})
     assert is_kept == ("group_completion_callbacks" in message.options)
 
 
+def test_a_pipeline_that_is_nested_deeper_than_python_may_go(broker):
+    """It is sent, or the error is one that is documented."""
+    text = stored(options={})
+    for _ in range(1_500):
+        text = text.replace('"options": {}', '"options": {"pipe_target": {"options": {}}}')
+    try:
+        resend(make_task(text=text))
+    except ResendError:
+        assert broker.queues["q"].qsize() == 0
+    else:
+        assert broker.queues["q"].qsize() == 1
+
+
 @pytest.mark.parametrize("queue_name", ["gone", "gone.DQ", "q.DQ"])
 def test_a_queue_that_is_gone(broker, queue_name):
     """The actor's takes its place; a delayed message is not delayed again."""
-    assert send_again(make_task(queue_name=queue_name)).queue_name == "q"
+    assert resend(make_task(queue_name=queue_name)).queue_name == "q"
     assert broker.queues["q"].qsize() == 1
 
 
@@ -149,32 +130,66 @@ def test_a_queue_that_is_gone(broker, queue_name):
 )
 def test_it_says_why_it_can_not(broker, task, reason):
     """And sends nothing."""
-    with pytest.raises(SendAgainError, match=reason):
-        send_again(task)
+    with pytest.raises(ResendError, match=reason):
+        resend(task)
 
     assert broker.queues["q"].qsize() == 0
 
 
 def test_a_broker_that_is_away(broker_away):
     """The text may be shown to people: it names the kind of error, and no address."""
-    with pytest.raises(BrokerUnavailableError, match=r"did not take it \(OSError\)") as caught:
-        send_again(make_task())
+    with pytest.raises(
+        BrokerUnavailableError, match=r"did not accept the message \(OSError\)"
+    ) as caught:
+        resend(make_task())
 
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_nothing_is_unpickled(broker):
-    """It would run whatever somebody has written into the table."""
+class OwnEncoder(JSONEncoder):
+    """A subclass may read in a way of its own."""
+
+
+@pytest.fixture
+def use_encoder():
+    """A function that sets Dramatiq's encoder, until the test ends."""
     before = dramatiq.get_encoder()
-    dramatiq.set_encoder(PickleEncoder())
-    try:
-        with pytest.raises(SendAgainError, match="PickleEncoder"):
-            send_again(make_task(text="cos\nsystem\n(S'exit 1'\ntR."))
-    finally:
-        dramatiq.set_encoder(before)
+    yield dramatiq.set_encoder
+    dramatiq.set_encoder(before)
+
+
+@pytest.mark.parametrize("encoder", [PickleEncoder(), OwnEncoder()])
+def test_no_encoder_is_trusted_but_that_of_dramatiq(broker, use_encoder, encoder):
+    """Another one may run what is written in the table; the error names it and the cure."""
+    use_encoder(encoder)
+    with pytest.raises(ResendError, match=r"TASKSTATE\['TRUSTED_ENCODERS'\]") as caught:
+        resend(make_task(text="cos\nsystem\n(S'exit 1'\ntR."))
+
+    name = f"{type(encoder).__module__}.{type(encoder).__name__}"
+    assert f"encoder is {name}, which" in str(caught.value)
+
+
+def test_an_encoder_that_the_site_trusts(broker, use_encoder, settings, caplog):
+    """By its dotted path; one that can't be imported is logged, and doesn't count."""
+    path = f"{OwnEncoder.__module__}.OwnEncoder"
+    use_encoder(OwnEncoder())
+    settings.TASKSTATE = {"TRUSTED_ENCODERS": ["nowhere.Encoder", path]}
+    assert resend(make_task()).args == (1, "Grüße")
+    assert "'nowhere.Encoder', which can't be imported" in caplog.text
+    settings.TASKSTATE = {"TRUSTED_ENCODERS": ["nowhere.Encoder"]}
+    with pytest.raises(ResendError, match="OwnEncoder"):
+        resend(make_task())
+
+
+def test_the_reason_can_be_shown_on_a_page(broker):
+    """JSON may hold half of a surrogate pair, which no page can."""
+    with pytest.raises(ResendError, match="the actor x") as caught:
+        resend(make_task(actor_name="x\ud800\0"))
+
+    assert str(caught.value).encode()
 
 
 def test_it_is_public():
     """By these names."""
-    names = {"BrokerUnavailableError", "SendAgainError", "send_again"}
+    names = {"BrokerUnavailableError", "ResendError", "resend"}
     assert names <= set(taskstate.__all__)

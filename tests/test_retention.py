@@ -17,14 +17,14 @@ from dramatiq.brokers.stub import StubBroker
 
 from taskstate import retention
 from taskstate.models import Status, Task, Watermark
-from taskstate.stores import locks
+from taskstate.stores import lock_timeout
 from taskstate.stores.orm import OrmStore
 from taskstate.stores.upsert import UpsertStore
-from taskstate.transitions import FINISHED
-from tests.conftest import LIMIT_SECONDS
-from tests.factories import make_entry, make_id, make_transition
-from tests.harness import Workers
-from tests.logs import heard_by
+from taskstate.transitions.status import FINISHED
+from tests.support.factories import make_id, make_pending, make_transition
+from tests.support.harness import Workers
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.logs import heard_by
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -42,7 +42,7 @@ def transition(number, status=Status.DONE, age=2 * DAY, enqueued=0, **values):
 
 
 def write(*transitions, store=OrmStore):
-    store().write([make_entry(each) for each in transitions])
+    store().write([make_pending(each) for each in transitions])
 
 
 def numbers():
@@ -133,7 +133,7 @@ def test_what_changes_meanwhile_stays(database, monkeypatch):
     delete_batch = retention._delete_batch
 
     def run_again(tasks, keys):
-        write(transition(1, Status.RUNNING, age=0, hop=2))
+        write(transition(1, Status.RUNNING, age=0, stamp=2))
         return delete_batch(tasks, keys)
 
     monkeypatch.setattr(retention, "_delete_batch", run_again)
@@ -159,7 +159,7 @@ def test_what_is_pending_elsewhere_is_still_written(database, store):
 def test_it_waits_for_who_holds_a_row(server_database, monkeypatch):
     """And tries again, for no longer than some seconds at a time: flushes may want its rows."""
     write(transition(1), transition(2))
-    monkeypatch.setattr(locks, "LOCK_WAIT_SECONDS", 1)
+    monkeypatch.setattr(lock_timeout, "LOCK_WAIT_SECONDS", 1)
     tried, release, held = threading.Event(), threading.Event(), threading.Event()
 
     def hold():
@@ -223,10 +223,13 @@ def test_a_project_that_listens_to_deletes_is_told(sqlite):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"statuses": ["done", "gone"]}, "'gone' is no status.*enqueued, delayed, running, done"),
+        (
+            {"statuses": ["done", "gone"]},
+            "'gone' is not a status.*enqueued, delayed, running, done",
+        ),
         ({"statuses": []}, "No status is given"),
-        ({"older_than": datetime.timedelta(seconds=59)}, "59 seconds is too young.*60s or more"),
-        ({"older_than": -datetime.timedelta(days=1)}, "too young"),
+        ({"older_than": datetime.timedelta(seconds=59)}, "59 seconds is too short.*60s or more"),
+        ({"older_than": -datetime.timedelta(days=1)}, "too short"),
     ],
 )
 def test_bad_values(sqlite, values, message):
@@ -316,9 +319,9 @@ def test_the_actor_goes_on_in_a_next_message(sqlite):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("soon",), ValueError("older_than is 'soon', which is no age.")),
-        (("1d", ["gone"]), ValueError("'gone' is no status of a task.")),
-        (("1d", ["done"], 0), ValueError("A batch size of 0 is out of range.")),
+        (("soon",), ValueError("older_than: 'soon' is not a valid age;")),
+        (("1d", ["gone"]), ValueError("'gone' is not a status of a task;")),
+        (("1d", ["done"], 0), ValueError("A batch size of 0 is out of range;")),
     ],
 )
 def test_wrong_arguments_are_not_tried_again(sqlite, arguments, error, caplog):

@@ -6,47 +6,27 @@ import logging
 
 import dramatiq
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
 import taskstate
-from taskstate import runs
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task, Watermark
 from taskstate.signals import task_changed
-from taskstate.transitions import MessageFields, Transition
-from tests.conftest import LIMIT_SECONDS
-from tests.factories import START, make_id
-from tests.harness import Workers, make_broker
-from tests.logs import heard_by
-from tests.test_middleware import Exploding, make_message
+from taskstate.stores.errors import summarize
+from taskstate.tracking.run import ThisThread
+from taskstate.utils import clock as clock_module
+from tests.support.factories import START, make_id
+from tests.support.harness import Workers, make_broker
+from tests.support.hooks import Exploding, alone, make_message
+from tests.support.hostile import HOSTILE_KEYS, INJECTIONS
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.logs import heard_by
 
 #: What may be seen nowhere.
 SECRET = "hunter2"
 
-#: The keys of ``for_state`` that fill a column.
-KNOWN = {"user_pk", "description", "model_name", "app_name", "metadata"}
-FIELDS = {name for field in Task._meta.concrete_fields for name in (field.name, field.attname)}
-HOSTILE_KEYS = {
-    *FIELDS,
-    *Transition._fields,
-    *MessageFields._fields,
-    *(
-        "hop",
-        "pk",
-        "id",
-        "status",
-        "time",
-        "time_ms",
-        "options",
-        "retries",
-        "eta",
-        "args",
-        "kwargs",
-    ),
-    *("queue", "taskstate_hop", "taskstate_started_at", "__class__", "__dict__", "_state", ""),
-} - KNOWN
 VICTIM = make_id(1)
 HOSTILE_VALUES = [
     VICTIM,
@@ -56,20 +36,7 @@ HOSTILE_VALUES = [
     "2001-01-01 00:00:00+00:00",
     None,
     True,
-    {"taskstate_hop": 99, "status": "done"},
-]
-INJECTIONS = [
-    "'); DELETE FROM taskstate_task; --",
-    "x', status = 'done' WHERE '1' = '1",
-    '"}, {"status": "done',
-    '","x"],["y","done',
-    '{"a",NULL}',
-    "NULL",
-    "\\",
-    '\\"',
-    "%s %(a)s {0} {a}",
-    "\u2028\r\n\t\x1b[31m\x01",
-    "ünï😀\u202e",
+    {"taskstate_stamp": 99, "status": "done"},
 ]
 
 
@@ -86,8 +53,8 @@ def broker():
 @pytest.fixture
 def clock(monkeypatch):
     """One and the same moment for every hook, so that rows can be compared."""
-    moment = runs.now()
-    monkeypatch.setattr(runs, "now", lambda: moment)
+    moment = clock_module.now()
+    monkeypatch.setattr(clock_module, "now", lambda: moment)
 
 
 def received(for_state, **values):
@@ -97,25 +64,31 @@ def received(for_state, **values):
 
 
 def stages(state, broker, message):
-    """Let a message fail once and then succeed; stop where a row may have changed."""
+    """Let a message fail once and then succeed, in a thread of its own as far as hooks can tell;
+    stop where a row may have changed."""
 
     def enqueue(message, delay):
+        """Return the message as a worker receives it."""
         state.before_enqueue(broker, message, delay)
+        sent = message.copy()
         state.after_enqueue(broker, message, delay)
+        return sent
 
-    enqueue(message, None)
+    thread = state._tracker._this_thread = ThisThread()
+    first = MessageProxy(enqueue(message, None))
     yield "enqueued"
-    first = MessageProxy(message)
+    state._tracker._this_thread = thread
     state.before_process_message(broker, first)
     yield "running"
-    retry = message.copy(options={"retries": 1})
-    enqueue(retry, 100)
+    state._tracker._this_thread = thread
+    retry = enqueue(first.copy(options={"retries": 1}), 100)
     state.after_process_message(broker, first, exception=ValueError(SECRET))
     state.before_ack(broker, first)
     yield "delayed"
-    enqueue(retry, None)
+    state._tracker._this_thread = thread
+    second = MessageProxy(enqueue(retry, None))
     yield "enqueued"
-    second = MessageProxy(retry)
+    state._tracker._this_thread = thread
     state.before_process_message(broker, second)
     state.after_process_message(broker, second, result=SECRET)
     state.before_ack(broker, second)
@@ -206,8 +179,10 @@ class Log(logging.Handler):
     def __init__(self):
         super().__init__(logging.DEBUG)
         self.lines = []
+        self.messages = []
 
     def emit(self, record):
+        self.messages.append(record.getMessage())
         # A handler of structured records writes the arguments as well.
         self.lines.append(f"{logging.Formatter().format(record)} {record.args!r}")
 
@@ -234,14 +209,7 @@ def secretive(for_state=None, **values):
 
 def run(state, broker, message):
     for _ in stages(state, broker, message):
-        state._writer._step_safely()
-
-
-def alone(**options):
-    """A middleware whose writer has no thread: the test takes its steps."""
-    state = StateMiddleware(flush_interval=0, shutdown_timeout=0, **options)
-    state._writer._start = lambda: False
-    return state
+        state._writer.thread._step_safely()
 
 
 @pytest.mark.parametrize(
@@ -270,6 +238,39 @@ def test_the_log_names_no_value_of_a_strange_message(message, sqlite, broker, lo
 
     assert log.lines
     assert SECRET not in log.text
+
+
+#: It ends the line of a log, forges another, and commands the terminal that shows it.
+FORGED = "act\r\n2026-01-01 ERROR forged\x1b]52;c;cm0=\x07\u2028\x9b2J"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        secretive(actor_name=FORGED, message_id=FORGED),
+        secretive({"user_pk": [1], FORGED: 1}, actor_name=FORGED, queue_name=FORGED),
+        secretive(actor_name=FORGED, message_id=FORGED, kwargs={"for_state": [1]}),
+        secretive(actor_name=FORGED, message_id=FORGED, options=Exploding(a=1)),
+    ],
+    ids=range(4),
+)
+def test_a_record_is_one_line_without_control_characters(message, sqlite, broker, log):
+    """Whatever names and ids a message has."""
+    if "a" in message.options:
+        message = dramatiq.Message(**{**message.asdict(), "options": Exploding(message.options)})
+    with contextlib.suppress(ZeroDivisionError):
+        run(alone(), broker, message)
+
+    assert log.messages
+    assert [text for text in log.messages if not text.isprintable()] == []
+
+
+def test_an_error_of_the_database_is_logged_in_a_line():
+    """Its text may quote a name from outside, such as that of a database."""
+    text = summarize(OperationalError(f'no database "a{FORGED}b" here'))
+
+    assert text.isprintable()
+    assert "forged" in text
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
@@ -374,8 +375,9 @@ def test_the_log_names_no_value_that_the_database_quotes(
             run(state, broker, secretive(message_id=make_id(number)))
         state.after_worker_shutdown(broker, None)
 
-    stats = state._writer.stats()
-    assert stats.refused or stats.failures, "the database took it"
+    stats = state._writer.stats() + state._sink._synchronous_writer.stats()
+    is_short = "is written without its" in log.text
+    assert stats.rejected or stats.failed_flushes or is_short, "the database took it"
     assert log.lines
     assert SECRET not in log.text
     assert SECRET not in stats.last_error

@@ -1,5 +1,6 @@
 """``task_changed``: after the commit, once per changed row, and nobody hurt."""
 
+import dramatiq
 import pytest
 from django.dispatch import receiver
 
@@ -8,10 +9,11 @@ from taskstate import middleware
 from taskstate.middleware import StateMiddleware
 from taskstate.signals import task_changed
 from taskstate.stores import Change
-from taskstate.transitions import Status
-from tests.conftest import LIMIT_SECONDS
-from tests.factories import make_entry, make_id, make_transition
-from tests.harness import Task
+from taskstate.transitions.status import Status
+from tests.support.bench import Outage
+from tests.support.factories import START, make_id, make_pending, make_transition
+from tests.support.harness import Task, Workers, make_broker
+from tests.support.limits import LIMIT_SECONDS
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def connect():
 
 def changes(*numbers):
     return [
-        Change(f"task {n}", make_entry(make_transition(message_id=make_id(n)))) for n in numbers
+        Change(f"task {n}", make_pending(make_transition(message_id=make_id(n)))) for n in numbers
     ]
 
 
@@ -85,3 +87,62 @@ def test_a_receiver_sees_the_row_and_may_flush_and_track(sqlite, connect):
     assert taskstate.flush(LIMIT_SECONDS)
 
     assert rows == ["enqueued", "running"]
+
+
+# The examples of the README.
+
+
+@pytest.fixture
+def examples(connect):
+    """What its receivers do, by what they are for."""
+    done = {"mailed": [], "notified": []}
+
+    @connect
+    def mail_when_it_has_failed_for_good(sender, task, transitions, **kwargs):
+        if task.status == Status.FAILED:
+            done["mailed"].append(task.description)
+
+    @connect
+    def notify_when_it_starts(sender, task, transitions, **kwargs):
+        if Status.RUNNING in transitions:
+            done["notified"].append(task.description)
+
+    return done
+
+
+@pytest.mark.parametrize("flushes", [True, False], ids=["in many flushes", "in few"])
+def test_mail_when_it_has_failed_for_good_and_notify_when_it_starts(flushes, sqlite, examples):
+    """Once each for a task that runs once, whatever progress it tells; a retry starts as well."""
+    broker = make_broker()
+
+    @dramatiq.actor(broker=broker, max_retries=1)
+    def act(name, for_state=None):
+        for number in range(5):
+            taskstate.set_progress(number, 5)
+            assert not flushes or taskstate.flush(LIMIT_SECONDS)
+        if name == "bad":
+            raise ValueError
+
+    for name in ("good", "bad"):
+        act.send(name, for_state={"description": name})
+    with Workers(broker) as workers:
+        workers.finish()
+
+    assert examples["mailed"] == ["bad"]
+    assert examples["notified"].count("good") == 1
+    starts = examples["notified"].count("bad")
+    assert starts == 2 if flushes else starts in {1, 2}
+
+
+def test_a_start_whose_commit_had_no_answer_is_told_with_the_next_progress(bench):
+    """Once: the flush that was tried again holds it, whatever was told meanwhile."""
+    bench.store.errors_after_commit = [Outage()]
+    start = make_transition(Status.RUNNING)
+    bench.writer.push(start)
+    bench.writer._cycle.step()
+    for number in (1, 2):
+        bench.now += 3600
+        bench.writer.push(make_transition(Status.RUNNING, at=START + number, progress=number))
+        bench.writer._cycle.step()
+
+    assert [change.pending.statuses for change in bench.announced] == [(Status.RUNNING,), ()]

@@ -1,57 +1,72 @@
-"""The task list: what it costs stays the same, however many tasks there are.
+"""The task list.  Its queries have limits, so that they cost the same however many tasks exist.
 
-No index tells the status, the actor or the words of a task, so that writing one stays cheap.
-What is asked for by these is looked for among the newest tasks only, as many as ``SCAN_LIMIT``: of
-all, or of the user and the dates that were chosen, which the indexes do tell.
+The indexes cover the user and the time of enqueuing.  There is none for the status, the actor or
+the words of a task, so that writing a task stays cheap.  A filter or a search by these therefore
+looks only at the newest ``SCAN_LIMIT`` tasks: of all tasks, or of the chosen user and period.
 """
 
 from __future__ import annotations
 
-import calendar
 import datetime
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
+from django.db import OperationalError
 from django.http import HttpRequest
-from django.utils import formats, timezone
+from django.utils import formats
 from django.utils.functional import cached_property
-from django.utils.text import capfirst
-from django.utils.translation import gettext as _
 
-from taskstate.models import Task
-from taskstate.times import local
+from taskstate.admin.filters import INDEXED_FILTERS
 
-from .filters import UserFilter
-
-#: Rows that a filter without an index, or a search for words, looks at.
+#: The number of rows that a filter without an index, or a search for words, looks at.
 SCAN_LIMIT = 100_000
-#: Rows that are counted, and so listed, at most.
+#: The number of rows that are counted, and so can be listed.
 LIST_LIMIT = 10_000
 
-_DATE_PARAMETERS = ("enqueued_at__year", "enqueued_at__month", "enqueued_at__day")
+#: MariaDB's and MySQL's error code for texts that can't be compared: a text with an emoji, over a
+#: connection whose character set has three bytes, which was Django's default before 5.2.
+_ILLEGAL_MIX_OF_COLLATIONS = 1267
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts to ``LIST_LIMIT`` and no further."""
+    """A paginator that counts to ``LIST_LIMIT`` and no further."""
 
     @cached_property
     def count(self) -> int:
-        """Return how many tasks there are, or ``LIST_LIMIT`` if there are more."""
+        """Return the number of tasks, or ``LIST_LIMIT`` if there are more."""
         tasks: Any = self.object_list
         return int(tasks[:LIST_LIMIT].count())
 
 
 class TaskChangeList(ChangeList):
-    """The list of Django's admin, with a bound on each of its questions."""
+    """The list of Django's admin, with a limit on each of its queries."""
 
-    #: Only tasks enqueued at this time or later were looked at; None if it was all of them.
+    #: Only tasks enqueued at this time or later were looked at; None if all of them were.
     window_start: datetime.datetime | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Run the queries.
+
+        Raises:
+          IncorrectLookupParameters: If a parameter of the URL is not valid.
+        """
+        try:
+            super().__init__(*args, **kwargs)
+        except OperationalError as error:
+            if error.args[:1] == (_ILLEGAL_MIX_OF_COLLATIONS,):
+                raise IncorrectLookupParameters(error) from error
+            raise
+
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Return the tasks to list."""
+        """Return the tasks to list.
+
+        Raises:
+          IncorrectLookupParameters: If a parameter of the URL is not valid.
+        """
+        self._check_parameters(request)
         queryset = super().get_queryset(request, *args, **kwargs)
         self.window_start = self._find_window(request) if self._needs_scan() else None
         if self.window_start is not None:
@@ -59,7 +74,7 @@ class TaskChangeList(ChangeList):
         return queryset.defer("traceback", "result", "metadata", "stored_message")
 
     def get_results(self, request: HttpRequest) -> None:
-        """Find the rows of the page; never more than "Show all" may show."""
+        """Read the rows of the page; for "Show all", at most ``list_max_show_all``."""
         super().get_results(request)
         if not self.result_list.query.is_sliced:
             self.result_list = self.result_list[: self.list_max_show_all]
@@ -71,129 +86,51 @@ class TaskChangeList(ChangeList):
 
     @property
     def list_limit(self) -> str:
-        """How many are listed at most."""
+        """The number of tasks that can be listed, as text."""
         return formats.number_format(LIST_LIMIT, force_grouping=True)
 
     @property
     def scan_limit(self) -> str:
-        """How many are looked at, at most."""
+        """The number of tasks that are looked at, as text."""
         return formats.number_format(SCAN_LIMIT, force_grouping=True)
 
-    def date_links(self) -> dict[str, Any]:
-        """Return what Django's template for the date hierarchy needs.
-
-        Django's own way would read all rows, to find out on which days there are any.  This
-        offers each year, month or day between the oldest task and the newest one.
-        """
-        oldest, newest = self._date_of_first("enqueued_at"), self._date_of_first("-enqueued_at")
-        if oldest is None or newest is None:
-            return {"show": False}
-        year, month, day = self._chosen_date()
-        if year is None and oldest.year == newest.year:
-            year = oldest.year
-            month = oldest.month if oldest.month == newest.month else None
-        if year is None:
-            years = range(oldest.year, newest.year + 1)
-            return _links(None, [(str(each), self._link(each)) for each in years])
-        if month is None:
-            months = (datetime.date(year, each, 1) for each in range(1, 13))
-            return _links(
-                (_("All dates"), self._link()),
-                [
-                    (_title(each, "YEAR_MONTH_FORMAT"), self._link(year, each.month))
-                    for each in months
-                    if oldest.replace(day=1) <= each <= newest
-                ],
-            )
-        if day is None:
-            last = calendar.monthrange(year, month)[1]
-            days = (datetime.date(year, month, each) for each in range(1, last + 1))
-            return _links(
-                (str(year), self._link(year)),
-                [
-                    (_title(each, "MONTH_DAY_FORMAT"), self._link(year, month, each.day))
-                    for each in days
-                    if oldest <= each <= newest
-                ],
-            )
-        chosen = datetime.date(year, month, day)
-        return _links(
-            (_title(chosen, "YEAR_MONTH_FORMAT"), self._link(year, month)),
-            [(_title(chosen, "MONTH_DAY_FORMAT"), None)],
-        )
+    def _check_parameters(self, request: HttpRequest) -> None:
+        """Refuse NUL characters, which would fail in the database."""
+        for name in self.get_filters_params():
+            if any("\0" in text for text in request.GET.getlist(name)):
+                raise IncorrectLookupParameters(
+                    f"{name} contains a NUL character. Remove it from the URL."
+                )
 
     def _needs_scan(self) -> bool:
-        if self.query and as_uuid(self.query) is None:
+        """Return whether the list is filtered by something that no index covers."""
+        if self.query and to_uuid_or_none(self.query) is None:
             return True
-        indexed = {UserFilter.parameter_name}
-        if self._chosen_date()[0] is not None:  # Without a year, a month is no period.
-            indexed.update(_DATE_PARAMETERS)
+        indexed = {
+            str(name)
+            for spec in self.filter_specs
+            if isinstance(spec, INDEXED_FILTERS)
+            for name in spec.expected_parameters()
+        }
         return not indexed.issuperset(self.get_filters_params())
 
     def _find_window(self, request: HttpRequest) -> datetime.datetime | None:
-        """Return when the oldest of the ``SCAN_LIMIT`` newest tasks was enqueued: of those whom
-        the indexes can find.  None if there are not as many."""
+        """Return when the oldest of the tasks to look at was enqueued.
+
+        These are the newest ``SCAN_LIMIT`` tasks of the chosen user and period.  It is None if
+        there are fewer.
+        """
         tasks = self.root_queryset.prefetch_related(None)
         for spec in self.filter_specs:
-            if isinstance(spec, UserFilter):
+            if isinstance(spec, INDEXED_FILTERS):
                 tasks = spec.queryset(request, tasks)
-        period = self._chosen_period()
-        if period is not None:
-            tasks = tasks.filter(enqueued_at__gte=period[0], enqueued_at__lt=period[1])
         times = tasks.order_by("-enqueued_at").values_list("enqueued_at", flat=True)
         return next(iter(times[SCAN_LIMIT - 1 : SCAN_LIMIT]), None)
 
-    def _chosen_date(self) -> list[int | None]:
-        """Return year, month and day; None for what was not chosen, all None without a year."""
-        chosen = [self.params.get(name) for name in _DATE_PARAMETERS]
-        if chosen[0] is None:
-            return [None, None, None]
-        # Django has refused what is no number, and what is no date.
-        return [None if part is None else int(part) for part in chosen]
 
-    def _chosen_period(self) -> tuple[datetime.datetime, datetime.datetime] | None:
-        year, month, day = self._chosen_date()
-        if year is None:
-            return None
-        start = datetime.datetime(year, month or 1, day or 1)  # noqa: DTZ001 - see below
-        if day is not None:
-            end = start + datetime.timedelta(days=1)
-        elif month is not None:
-            end = (start + datetime.timedelta(days=32)).replace(day=1)
-        else:
-            end = start.replace(year=year + 1)
-        return _in_zone_of_site(start), _in_zone_of_site(end)
-
-    def _date_of_first(self, order: str) -> datetime.date | None:
-        tasks = self.root_queryset.prefetch_related(None).order_by(order)
-        time = next(iter(tasks.values_list("enqueued_at", flat=True)[:1]), None)
-        return None if time is None else local(time).date()
-
-    def _link(self, *parts: int) -> str:
-        chosen = dict(zip(_DATE_PARAMETERS, parts))
-        return self.get_query_string(chosen, ["enqueued_at__"])
-
-
-def as_uuid(text: str) -> UUID | None:
-    """Return the UUID that ``text`` is, or None."""
+def to_uuid_or_none(text: str) -> UUID | None:
+    """Return the UUID that a text is, or None if it is not one."""
     try:
         return UUID(text.strip())
     except ValueError:
         return None
-
-
-def _links(back: tuple[Any, str] | None, choices: list[tuple[str, str | None]]) -> dict[str, Any]:
-    return {
-        "show": True,
-        "field_name": Task._meta.get_field("enqueued_at").verbose_name,
-        "back": back and {"title": back[0], "link": back[1]},
-        "choices": [{"title": title, "link": link} for title, link in choices],
-    }
-
-
-def _title(date: datetime.date, style: str) -> str:
-    return capfirst(formats.date_format(date, style))
-
-
-def _in_zone_of_site(time: datetime.datetime) -> datetime.datetime:
-    return timezone.make_aware(time) if settings.USE_TZ else time

@@ -6,16 +6,16 @@ import datetime
 
 from django.core.management.base import CommandError
 
-from taskstate import times
+from taskstate.utils import durations
 
 
 def parse_age(option: str, text: str) -> datetime.timedelta:
     """Return the age that an option names: ``90s``, ``15m``, ``6h`` or ``30d``.
 
     Raises:
-      CommandError: If it names none; the message says what would.
+      CommandError: If the text is not a valid age.
     """
     try:
-        return times.parse_age(option, text)
+        return durations.parse_age(option, text)
     except ValueError as error:
         raise CommandError(str(error)) from error

@@ -1,10 +1,11 @@
-"""What a database error means for a batch: bad data, a conflict, a lost connection, or an outage;
-and how it is logged.
+"""What an error means for a batch: bad data, a time limit, a conflict, a lost connection, or an
+outage; and how it is logged.
 
-Only what a database calls bad data is laid at the door of a row.  Everything else, a missing
-table included, is an outage: the batch is kept and tried again.
+Only two kinds of errors are a row's fault: what the database calls bad data, and what the client's
+side refuses while it prepares the values of a batch.  Everything else is an outage, a missing table
+included: the batch is kept and tried again.
 
-An error's own text may quote what the database was sent, descriptions included, and a traceback
+The text of an error may quote what was sent to the database, descriptions included, and a traceback
 holds that text.  So neither is logged as it is.
 
 Sources: PostgreSQL's appendix of error codes (SQLSTATE), MariaDB's and MySQL's lists of server
@@ -13,12 +14,16 @@ error codes, SQLite's result codes as Python's sqlite3 module raises them.
 
 from __future__ import annotations
 
+import enum
 import re
 from types import TracebackType
 
+from django.core.exceptions import ValidationError
 from django.db import DataError, Error, IntegrityError, InterfaceError, OperationalError
 
-#: PostgreSQL: data exceptions, integrity violations, and a trigger's own RAISE.
+from taskstate.utils.log_text import printable
+
+#: PostgreSQL: data exceptions, integrity violations, and the RAISE of a trigger.
 _SQLSTATE_BAD_CLASSES = ("22", "23")
 _SQLSTATE_BAD = frozenset({"P0001"})
 #: Serialisation failure, deadlock.
@@ -29,16 +34,18 @@ _SQLSTATE_LOCK_TIMEOUT = frozenset({"55P03"})
 _MYSQL_BAD = frozenset(
     {
         1048,  # a column can't be null
-        1062,  # duplicate entry; if it stays one however often it is tried
+        1062,  # duplicate entry, if all tries fail with it
         1153,  # packet bigger than max_allowed_packet
         1264,  # out of range
         1265,  # data truncated
         1292,  # incorrect value
+        1300,  # an invalid character
         1366,  # incorrect value for the column's character set
         1406,  # data too long
         1451,  # a foreign key refers to the row
         1452,  # a foreign key refers to nothing
-        1644,  # a trigger's own SIGNAL
+        1644,  # the SIGNAL of a trigger
+        1977,  # MariaDB: no conversion between character sets
         3819,  # MySQL: a check constraint
         3988,  # MySQL: no conversion between character sets
         4025,  # MariaDB: a check constraint
@@ -56,10 +63,26 @@ _MYSQL_CONFLICT = frozenset(
         1213,  # deadlock
     }
 )
-#: Not a conflict: it has waited its time already, so the next try is the writer's business.
+#: Not a conflict: the statement has waited for its time already.  When to try again is for the
+#: writer to decide.
 _MYSQL_LOCK_TIMEOUT = frozenset({1205})
 
-#: PostgreSQL: connection exceptions, and what else says that the connection is gone.
+#: A time limit for statements or transactions, or a statement that was cancelled by hand.
+_SQLSTATE_TIME_LIMIT = frozenset(
+    {
+        "57014",  # statement_timeout; pg_cancel_backend()
+        "25P04",  # transaction_timeout, which ends the connection too
+    }
+)
+_MYSQL_TIME_LIMIT = frozenset(
+    {
+        1317,  # KILL QUERY
+        1969,  # MariaDB: max_statement_time
+        3024,  # MySQL: max_execution_time
+    }
+)
+
+#: PostgreSQL: connection exceptions, and other errors that end the connection.
 _SQLSTATE_CLOSED_CLASSES = ("08",)
 _SQLSTATE_CLOSED = frozenset(
     {
@@ -71,7 +94,7 @@ _SQLSTATE_CLOSED = frozenset(
 )
 _MYSQL_CLOSED = frozenset(
     {
-        0,  # PyMySQL: the connection has been closed before
+        0,  # PyMySQL: the connection was closed earlier
         1927,  # MariaDB: the connection was killed
         2006,  # the server has gone away
         2013,  # lost connection during a query
@@ -80,42 +103,105 @@ _MYSQL_CLOSED = frozenset(
     }
 )
 
-#: What Python's drivers raise for a value that they can't even send.
-_PYTHON_BAD = (OverflowError, UnicodeEncodeError)
+#: PostgreSQL: an undefined table, an undefined column.  MariaDB and MySQL: the same.
+_SQLSTATE_MISSING = frozenset({"42P01", "42703"})
+_MYSQL_MISSING = frozenset({1146, 1054})
+#: SQLite has no code for a missing table or column.
+_SQLITE_MISSING = re.compile(r"no such (table|column)|has no column named")
 
-#: A value, or a piece of a statement with values in it, as first lines quote them.  MariaDB and
+#: The messages of pytest-django and of Django's SimpleTestCase.
+_FORBIDDEN = re.compile(r"Database access not allowed|Database .+ are not allowed in ")
+
+#: What Django's fields and the drivers raise for a value that they can't send.  The primary key of
+#: the user model may be a field of the project's own, which may raise any of these.
+_PYTHON_BAD = (
+    ValueError,  # UnicodeError too
+    TypeError,
+    ArithmeticError,  # OverflowError, and decimal's
+    LookupError,
+    AttributeError,
+    ValidationError,
+)
+
+#: A value, or a part of a statement with values in it, as first lines quote them.  MariaDB and
 #: MySQL: Duplicate entry '…' for key, Incorrect … value: '…' for column, right syntax to use near
-#: '…' at line.  PostgreSQL: invalid input syntax for type uuid: "…".
+#: '…' at line.  PostgreSQL: invalid input syntax for type uuid: "…".  Django and Python: “…” is not
+#: a valid UUID, expected a number but got …, invalid literal for int() with base 10: '…'.
 _QUOTED = re.compile(
-    r"""\b(entry|value:|near)\ \\?['"](?:.*(?=\ for\ key|\ for\ column|\ at\ line)|.*)|:\ ".*""",
+    r"""\b(entry|value:|near)\ \\?['"](?:.*(?=\ for\ key|\ for\ column|\ at\ line)|.*)"""
+    r"""|\b(but\ got)\ .*|:\ ["'].*|“.*”|\A'.*'\Z""",
     re.DOTALL | re.VERBOSE,
 )
 
 
-class LoggedError(Exception):
-    """Stands in a log record for an error whose own text is not to be logged."""
+class Blocker(enum.Enum):
+    """Why further tries can't succeed until someone changes something."""
+
+    #: A test forbids access to databases.
+    FORBIDDEN = "forbidden"
+    #: A table or a column is missing.
+    MISSING = "missing"
 
 
-def describe(error: BaseException) -> str:
+class RedactedError(Exception):
+    """Takes the place of an error in a log record, without the text that must not be logged."""
+
+
+def summarize(error: BaseException) -> str:
     """Return an error as one line, without a full stop and without what it quotes."""
     text = str(error)
     if _sqlstate(error) is not None:
-        # PostgreSQL's next lines hold the row, or a part of the statement.  Those of an error
-        # that has no code are of the connection, and tell what to do.
+        # The next lines of PostgreSQL's errors hold the row, or a part of the statement.  Errors
+        # without a code are about the connection; their next lines say what to do.
         text = text.partition("\n")[0]
-    text = _QUOTED.sub(lambda match: f"{match[1]} …" if match[1] else ": …", text)
-    return " ".join(f"{type(error).__name__}: {text}".split()).rstrip(":.")
+    text = _QUOTED.sub(_without_value, text)
+    return printable(" ".join(f"{type(error).__name__}: {text}".split()).rstrip(":."))
 
 
-def exc_info(error: BaseException) -> tuple[type[LoggedError], LoggedError, TracebackType | None]:
-    """Return, for a log record, where an error was raised, without the text of any in its chain."""
-    return LoggedError, LoggedError(describe(error)), error.__traceback__
+def _without_value(match: re.Match[str]) -> str:
+    before = match[1] or match[2]
+    if before:
+        return f"{before} …"
+    return ": …" if match[0].startswith(":") else "…"
+
+
+def exc_info(
+    error: BaseException,
+) -> tuple[type[RedactedError], RedactedError, TracebackType | None]:
+    """Return ``exc_info`` for a log record: where an error was raised, without its text and that
+    of any error in its chain."""
+    return RedactedError, RedactedError(summarize(error)), error.__traceback__
+
+
+def is_unfit_value(error: BaseException) -> bool:
+    """Return whether ``error``, raised while the values of a batch were prepared or sent, comes
+    from the client's side and says that a value can't be.  A driver may raise the same if its
+    connection is broken."""
+    if isinstance(error, Error) and _mysql_code(error) is None and _sqlstate(error) is None:
+        return isinstance(error.__cause__, _PYTHON_BAD)
+    return isinstance(error, _PYTHON_BAD)
+
+
+def find_blocker(error: BaseException) -> Blocker | None:
+    """Return why the next try would fail with the same error, if that is known."""
+    if isinstance(error, (RuntimeError, AssertionError)) and _FORBIDDEN.match(str(error)):
+        return Blocker.FORBIDDEN
+    if not isinstance(error, Error):
+        return None
+    code = _mysql_code(error)
+    if code is not None:
+        is_missing = code in _MYSQL_MISSING
+    else:
+        state = _sqlstate(error)
+        is_missing = (
+            state in _SQLSTATE_MISSING if state else bool(_SQLITE_MISSING.search(str(error)))
+        )
+    return Blocker.MISSING if is_missing else None
 
 
 def is_bad_data(error: BaseException) -> bool:
-    """Return whether ``error`` says that a value of the batch can't be stored."""
-    if isinstance(error, _PYTHON_BAD):
-        return True
+    """Return whether ``error`` comes from the database or its driver, and says that a value of the
+    batch can't be stored."""
     if not isinstance(error, Error):
         return False
     code = _mysql_code(error)
@@ -124,14 +210,21 @@ def is_bad_data(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state[:2] in _SQLSTATE_BAD_CLASSES or state in _SQLSTATE_BAD
-    # A driver that refuses a value by itself, psycopg a NUL character, has no code for it.
-    return isinstance(error, (DataError, IntegrityError)) or isinstance(
-        error.__cause__, _PYTHON_BAD
-    )
+    # A driver that refuses a value itself, as psycopg does a NUL character, gives no code.
+    return isinstance(error, (DataError, IntegrityError))
+
+
+def is_time_limit(error: BaseException) -> bool:
+    """Return whether the server ended a statement because it took too long.  A statement that an
+    operator has cancelled has the same code."""
+    if not isinstance(error, Error):
+        return False
+    return _mysql_code(error) in _MYSQL_TIME_LIMIT or _sqlstate(error) in _SQLSTATE_TIME_LIMIT
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Return whether ``error`` says that another writer was in the way: worth a try at once."""
+    """Return whether ``error`` says that another writer was in the way, so that another try at
+    once may succeed."""
     if not isinstance(error, Error):
         return False
     return _mysql_code(error) in _MYSQL_CONFLICT or _sqlstate(error) in _SQLSTATE_CONFLICT
@@ -147,16 +240,21 @@ def is_disconnect(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state[:2] in _SQLSTATE_CLOSED_CLASSES or state in _SQLSTATE_CLOSED
-    # libpq itself has noticed, and has no code for it.
+    # libpq has noticed it by itself, and gives no code.
     return type(error.__cause__).__module__.partition(".")[0] in {"psycopg", "psycopg2"}
 
 
 def is_contention(error: BaseException) -> bool:
-    """Return whether ``error`` says that a lock could not be had in time, or was lost to another
-    transaction."""
+    """Return whether ``error`` says that the statement waited too long for a lock, or was in
+    conflict with another transaction."""
     if _mysql_code(error) in _MYSQL_LOCK_TIMEOUT or _sqlstate(error) in _SQLSTATE_LOCK_TIMEOUT:
         return True
     return is_conflict(error) or "database is locked" in str(error)
+
+
+def is_table_lock(error: BaseException) -> bool:
+    """Return whether another thread uses the table of an SQLite in memory."""
+    return "table is locked" in str(error)
 
 
 def _sqlstate(error: BaseException) -> str | None:

@@ -1,95 +1,84 @@
-"""The store that Django's ORM can do on every database: the reference for all others."""
+"""The store that uses Django's ORM, and so runs on every database: the reference for all others."""
 
 from __future__ import annotations
 
 import uuid
-from typing import Any, Dict, Iterable, Sequence
+from typing import Any, Dict, Iterable, NamedTuple, Sequence
 
 import django
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..buffer import Entry
-from ..models import Task
-from . import Change, Written, locks, watermark
-from .base import DatabaseStore, in_portions
-from .rows import task_of
+from taskstate.models import Task
+from taskstate.stores import Change, Written, lock_timeout
+from taskstate.stores.base import DatabaseStore, in_portions, preparing_values
+from taskstate.stores.columns import COLUMNS, COMPARED, KEY, ColumnType
+from taskstate.stores.rows import make_tasks
+from taskstate.transitions.pending import PendingTask
 
-#: What a fact decides, but for the key.
-_COLUMNS = tuple(
-    field.attname
-    for field in Task._meta.concrete_fields
-    if not field.primary_key and field.name not in {"seen_at", "written_at"}
-)
+#: The columns that follow from a transition, but for the key.
+_COLUMNS = tuple(c for c in COLUMNS if c is not KEY and c.name != "written_at")
+_NAMES = tuple(column.name for column in _COLUMNS)
 
-#: What is equal in Python may be another value there: 1 and true.
-_JSON_COLUMNS = frozenset({"result", "metadata"})
-
-#: Since 4.1 ``bulk_create`` can update what is there, in one statement that is as cheap for each
-#: row as an insert; ``bulk_update`` builds an expression per row and column.
+#: Since Django 4.1, ``bulk_create`` can update existing rows, in one statement that costs no more
+#: per row than an insert.  ``bulk_update`` builds an expression per row and column.
 _CAN_UPDATE_CONFLICTS = django.VERSION >= (4, 1)
 
 Row = Dict[str, Any]
 
 
+class _Merged(NamedTuple):
+    """What becomes of a batch."""
+
+    #: The rows that are changed by it.
+    changed: list[Task]
+    #: Those among them that are not written yet: the database has older ones.
+    to_update: list[Task]
+
+
 class OrmStore(DatabaseStore):
     """Writes batches with ``bulk_create``, in one transaction.
 
-    A batch takes the same number of statements whatever its size, as long as the database
-    limits no parameters: rows are locked and inserted in the order of their keys, so two
+    A batch takes the same number of statements whatever its size, as long as the database does not
+    limit parameters.  Rows are locked and inserted in the order of their keys, so that two
     processes that write the same messages wait for each other instead of blocking each other.
-    Which fact wins is decided here, while the row is locked.
+    Rows are compared here, while they are locked.
     """
 
-    def _write_once(self, connection: BaseDatabaseWrapper, batch: Sequence[Entry]) -> Written:
-        with locks.transaction(connection):
-            fence = watermark.enter(connection, self._clock)
-            entries = {uuid.UUID(entry.winner.message_id): entry for entry in fence.younger(batch)}
-            changed = self._merge(connection, entries, written_at=fence.read_at)
+    def _write_fenced(
+        self, connection: BaseDatabaseWrapper, batch: Sequence[PendingTask]
+    ) -> Written:
+        with lock_timeout.transaction(connection):
+            fence = self._enter_fence(connection)
+            pending_tasks = {uuid.UUID(p.latest.message_id): p for p in fence.not_cleared(batch)}
+            with preparing_values():
+                latest = [pending.latest for pending in pending_tasks.values()]
+                tasks = {task.pk: task for task in make_tasks(latest, connection.alias)}
+                for task in tasks.values():
+                    task.written_at = fence.read_at
+                known = _lock_rows(connection, tasks)
+                missing = sorted(tasks.keys() - known.keys())
+                _insert(connection, [tasks[key] for key in missing])
+                inserted = _lock_rows(connection, missing)
+                # A row that we have just inserted is our own.
+                ours = inserted.keys() | {k for k, p in pending_tasks.items() if p.maybe_committed}
+                rows = {**known, **inserted}
+                changed, to_update = _merge(tasks, rows, ours)
+                self._update(connection, to_update, rows)
         return Written(
             rows=len(changed),
             unchanged=len(batch) - len(changed),
-            changes=[Change(task, entries[task.message_id]) for task in changed],
+            changes=[Change(task, pending_tasks[task.pk]) for task in changed],
         )
-
-    def _merge(
-        self,
-        connection: BaseDatabaseWrapper,
-        entries: dict[uuid.UUID, Entry],
-        written_at: int | None,
-    ) -> list[Task]:
-        """Merge entries into the table; return the rows that this changed."""
-        tasks = {key: task_of(entry.winner, connection.alias) for key, entry in entries.items()}
-        for task in tasks.values():
-            task.written_at = written_at
-        known = _locked(connection, tasks)
-        missing = sorted(tasks.keys() - known.keys())
-        _insert(connection, [tasks[key] for key in missing])
-        inserted = _locked(connection, missing)
-
-        rows = {**known, **inserted}
-        changed: list[Task] = []
-        outdated: list[Task] = []
-        for key, row in rows.items():
-            task = tasks[key]
-            if _identity(_columns(task)) == _identity(row):
-                # The very fact is there: because we have just inserted it, or because we had
-                # committed it before and never heard of it.
-                if key in inserted or entries[key].uncertain:
-                    changed.append(task)
-            elif _precedence(row) < _precedence(_columns(task)):
-                changed.append(task)
-                outdated.append(task)
-        self._update(connection, outdated, rows)
-        return changed
 
     def _update(
         self, connection: BaseDatabaseWrapper, tasks: list[Task], rows: dict[uuid.UUID, Row]
     ) -> None:
-        """Update rows, which are locked, where they differ."""
+        """Update rows, which are locked, in the columns that differ."""
+        pairs = [(vars(task), rows[task.pk]) for task in tasks]
         differing = [
-            Task._meta.get_field(name).name
-            for name in _COLUMNS
-            if any(_differs(task, name, rows[task.message_id]) for task in tasks)
+            Task._meta.get_field(column.name).name
+            for column in _COLUMNS
+            if any(_differs(new[column.name], old[column.name], column.type) for new, old in pairs)
         ]
         if not differing:
             return
@@ -97,8 +86,8 @@ class OrmStore(DatabaseStore):
         tasks = sorted(tasks, key=lambda task: task.message_id)
         manager = Task._base_manager.using(connection.alias)
         if _CAN_UPDATE_CONFLICTS:
-            # MySQL and MariaDB take the conflict from whatever unique index has it.
-            key = None if connection.vendor == "mysql" else ["message_id"]
+            # MySQL and MariaDB update on a conflict with any unique index, and take no name of one.
+            key = None if connection.vendor == "mysql" else [KEY.name]
             manager.bulk_create(
                 tasks, update_conflicts=True, update_fields=differing, unique_fields=key
             )
@@ -106,13 +95,38 @@ class OrmStore(DatabaseStore):
             manager.bulk_update(tasks, differing)
 
 
-def _locked(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
+def _merge(tasks: dict[uuid.UUID, Task], rows: dict[uuid.UUID, Row], ours: set[Any]) -> _Merged:
+    """Compare what is to be written with the rows that are there.
+
+    Parameters:
+      tasks(dict): What is to be written, by key.
+      rows(dict): The rows that are there, by key.
+      ours(set): The keys of rows that we may have written: if such a row is equal to ours, it
+        counts as changed.
+    """
+    changed: list[Task] = []
+    to_update: list[Task] = []
+    for key, row in rows.items():
+        task = tasks[key]
+        new, old = _sort_key(vars(task)), _sort_key(row)
+        # JSON is not compared: a database may write it in another way.  A row that was marked as
+        # lost has another status than its rank says.
+        if new == old and task.status == row["status"]:
+            if key in ours:
+                changed.append(task)
+        elif new > old:
+            changed.append(task)
+            to_update.append(task)
+    return _Merged(changed, to_update)
+
+
+def _lock_rows(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
     """Return the rows of ``keys`` that exist, locked in the order of their keys."""
     rows: dict[uuid.UUID, Row] = {}
     for some in in_portions(sorted(keys), connection):
         query = Task._base_manager.using(connection.alias).filter(pk__in=some).order_by("pk")
-        for row in query.select_for_update().values("message_id", *_COLUMNS):
-            rows[row.pop("message_id")] = row
+        for row in query.select_for_update().values(KEY.name, *_NAMES):
+            rows[row.pop(KEY.name)] = row
     return rows
 
 
@@ -120,8 +134,8 @@ def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
     """Insert rows, except those that another process has inserted meanwhile.
 
     Only PostgreSQL ignores conflicts and nothing else.  MariaDB and MySQL would ignore bad data as
-    well, and store something else instead: there a conflict ends this try, and the next one finds
-    the row.  SQLite would leave out what a CHECK refuses, and not say so; it has no conflicts,
+    well, and store something else instead: there, a conflict ends this try, and the next one finds
+    the row.  SQLite would leave out what a CHECK refuses, without an error; it has no conflicts,
     since this transaction is the only one that writes.
     """
     ignore_conflicts = connection.vendor == "postgresql"
@@ -129,34 +143,20 @@ def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
     rows.bulk_create(tasks, ignore_conflicts=ignore_conflicts)
 
 
-def _columns(task: Task) -> Row:
-    return {name: getattr(task, name) for name in _COLUMNS}
+def _differs(new: object, old: object, type_: ColumnType) -> bool:
+    # JSON: 1 and true are equal in Python, but not there.
+    return new != old or (type_ is ColumnType.JSON and repr(new) != repr(old))
 
 
-def _differs(task: Task, name: str, row: Row) -> bool:
-    new, old = getattr(task, name), row[name]
-    return new != old or (name in _JSON_COLUMNS and repr(new) != repr(old))
-
-
-def _identity(row: Row) -> tuple[object, ...]:
-    """Return what tells a fact from all others: not its JSON, which a database may write in another
-    way.  A row that was marked as lost has another status than its rank says."""
-    return (*_precedence(row), row["status"])
-
-
-def _precedence(row: Row) -> tuple[object, ...]:
-    """Return the sort key of a row: ``transitions.precedence``, in terms of columns."""
-    started_at, enqueued_at = row["started_at"], row["enqueued_at"]
-    return (
-        row["rank"],
-        row["attempt"],
-        started_at is not None,
-        started_at or enqueued_at,
-        enqueued_at,
-        row["actor_name"],
-        row["queue_name"],
-        row["description"],
-        row["model_name"],
-        row["app_name"],
-        "" if row["user_id"] is None else str(row["user_id"]),
-    )
+def _sort_key(row: Row) -> list[object]:
+    """Return the sort key of a row: ``transition.sort_key``, by columns."""
+    key: list[object] = []
+    for column in COMPARED:
+        value = row[column.name]
+        if column.stand_in is not None:
+            key += [value is not None, row[column.stand_in] if value is None else value]
+        elif column.type is ColumnType.USER_KEY:
+            key.append("" if value is None else str(value))
+        else:
+            key.append(value)
+    return key

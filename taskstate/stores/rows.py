@@ -1,80 +1,63 @@
-"""The row that a fact makes, for the stores that hand Django's ORM a ``Task``, and for signals."""
+"""The rows that transitions make, as instances of ``Task``: for the ORM store, and for signals."""
 
 from __future__ import annotations
 
 import datetime
-import functools
 import json
-import os
-import socket
 import uuid
+from typing import Any, Callable, Iterable, Sequence
 
 from django.conf import settings
 from django.utils import timezone
 
-from .. import values
-from ..models import Task
-from ..transitions import FINISHED, NO_EXTRAS, WAITING, Transition
+from taskstate.models import Task
+from taskstate.stores.columns import COLUMNS, BatchFields, ColumnType
+from taskstate.transitions.transition import Transition
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _MILLISECOND = datetime.timedelta(milliseconds=1)
 
 
 def as_datetime(milliseconds: int) -> datetime.datetime:
-    """Return a time as ``DateTimeField`` wants it: naive where ``USE_TZ`` is off."""
+    """Return a time as ``DateTimeField`` takes it: naive where ``USE_TZ`` is off."""
     aware = _EPOCH + milliseconds * _MILLISECOND
     if settings.USE_TZ:
         return aware
     return timezone.make_naive(aware, timezone.get_default_timezone())
 
 
-def worker_name() -> str:
-    """Return what names this process: it tells of no runs but its own."""
-    return _worker_name(os.getpid())
+#: Makes the value of a model's field, for the types that need it.  None stays None.
+_CONVERTERS: dict[ColumnType, Callable[[Any], object]] = {
+    ColumnType.UUID: uuid.UUID,
+    ColumnType.TIME: as_datetime,
+    ColumnType.JSON: json.loads,
+}
+_NAMES = [field.attname for field in Task._meta.concrete_fields]
+_COLUMNS = {column.name: column for column in COLUMNS}
+#: For each field of the model: the values of its column, and their converter.
+_FIELDS = [
+    (_COLUMNS[name].values, _CONVERTERS.get(_COLUMNS[name].type)) if name in _COLUMNS else None
+    for name in _NAMES
+]
 
 
-@functools.lru_cache(maxsize=1)
-def _worker_name(pid: int) -> str:
-    suffix = f":{pid}"
-    host = values.clean_text(socket.gethostname(), values.WORKER_LENGTH - len(suffix))
-    return host + suffix
+def make_tasks(transitions: Sequence[Transition], alias: str) -> list[Task]:
+    """Return the rows that transitions make in the database ``alias``, without ``written_at``."""
+    if not transitions:
+        return []
+    batch = BatchFields(transitions)
+    # A column that a flush doesn't write, seen_at, is empty.
+    nothing = [None] * len(transitions)
+    columns = [nothing if field is None else _convert(*field, batch) for field in _FIELDS]
+    return [Task.from_db(alias, _NAMES, row) for row in zip(*columns)]
 
 
-def task_of(fact: Transition, alias: str) -> Task:
-    """Return the row that ``fact`` makes in the database ``alias``, but for ``written_at``."""
-    fields = fact.fields
-    extras = fact.extras or NO_EXTRAS
-    due = extras.next_attempt_at
-    updated_at = as_datetime(fact.time)
-    task = Task(
-        message_id=uuid.UUID(fact.message_id),
-        status=fact.status.value,
-        attempt=fact.attempt,
-        actor_name=fields.actor_name,
-        queue_name=fields.queue_name,
-        user_id=fields.user_pk,  # type: ignore[misc]  # a user model's key may be a UUID
-        description=fields.description,
-        model_name=fields.model_name,
-        app_name=fields.app_name,
-        enqueued_at=as_datetime(fields.enqueued_at),
-        started_at=None if fact.started_at is None else as_datetime(fact.started_at),
-        finished_at=updated_at if fact.status in FINISHED else None,
-        updated_at=updated_at,
-        rank=fact.rank,
-        worker=None if fact.status in WAITING else worker_name(),
-        progress=extras.progress,
-        progress_text=extras.progress_text,
-        error=extras.error,
-        traceback=extras.traceback,
-        next_attempt_at=None if due is None else as_datetime(due),
-        result=_loaded(extras.result),
-        metadata=_loaded(fields.metadata),
-        stored_message=fields.stored_message,
-    )
-    task._state.adding = False
-    task._state.db = alias
-    return task
-
-
-def _loaded(text: str | None) -> object:
-    return None if text is None else json.loads(text)
+def _convert(
+    values_of: Callable[[BatchFields], Iterable[Any]],
+    convert: Callable[[Any], object] | None,
+    batch: BatchFields,
+) -> Iterable[Any]:
+    values = values_of(batch)
+    if convert is None:
+        return values
+    return [None if value is None else convert(value) for value in values]

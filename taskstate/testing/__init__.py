@@ -1,10 +1,9 @@
-"""For the tests of a project: run tracked messages, and look at their tasks.
+"""Tools for the tests of a project: run tracked messages, and get their tasks.
 
-``taskstate.testing.fixtures`` holds a fixture for pytest.  Nothing here is imported unless a test
-does.
+``taskstate.testing.fixtures`` has a fixture for pytest.  Only tests import this package.
 """
 
-from .inline import run_messages, run_task
-from .waiting import wait_for_status
+from taskstate.testing.inline import run_messages, run_task
+from taskstate.testing.waiting import wait_for_status
 
 __all__ = ["run_messages", "run_task", "wait_for_status"]

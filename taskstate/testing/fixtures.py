@@ -1,11 +1,11 @@
-"""A fixture for pytest: a worker that really runs.
+"""A fixture for pytest: a worker that runs in threads, as in production.
 
-With pytest-django, name it in the ``conftest.py`` at the root of a project::
+With pytest-django, list this module in the ``conftest.py`` at the root of a project::
 
     pytest_plugins = ["taskstate.testing.fixtures"]
 
-It is no entry point: these are loaded into every run of pytest in an environment, and this one
-would bring Django and Dramatiq to runs that want neither.
+It is not an entry point, since pytest loads those in every run in an environment.  This one would
+import Django and Dramatiq into runs that don't use them.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import dramatiq
 import pytest
 
 import taskstate
+from taskstate.testing import settings, stub
 
-from . import settings, stub
-
-#: How often a thread that waits for a message looks whether it is to end, in milliseconds.
+#: How often a thread that waits for a message checks whether it must stop, in milliseconds.
 WORKER_TIMEOUT = 50
 
-#: How long the worker may take to end, in seconds: as long as the actor that it runs.
+#: How long the worker may take to stop, in seconds.  It waits for the running actors.
 STOP_SECONDS = 60
 
 
 @pytest.fixture
 def taskstate_worker(
-    transactional_db: None,  # noqa: ARG001 - pytest goes by the name
+    transactional_db: None,  # noqa: ARG001 - pytest uses the name
 ) -> Iterator[dramatiq.Worker]:
-    """Let a worker of the ``StubBroker`` run during the test, in threads of its own.
+    """Run a worker of the ``StubBroker`` in threads of its own during the test.
 
-    The test has to commit what the worker is to see, so it comes with pytest-django's
-    ``transactional_db``.  States are written as in production, even if the tests' settings say
-    ``SYNCHRONOUS``: one that can't be written at once is tried again.  Messages of earlier tests
-    are dropped; so is, in the end, what this one has left, once the running actors have ended.
+    The worker only sees what the test has committed, so the fixture uses pytest-django's
+    ``transactional_db``.  States are written as in production, even if the settings of the tests
+    have ``SYNCHRONOUS``: a state that can't be written at once is tried again.  Messages of
+    earlier tests are dropped first.  At the end, running actors finish, and messages that are left
+    are dropped.
     """
     broker = stub.tracking_stub(dramatiq.get_broker())
     stub.empty(broker)

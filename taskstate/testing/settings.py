@@ -1,4 +1,4 @@
-"""The setting ``SYNCHRONOUS``, for a while."""
+"""A context in which the setting ``SYNCHRONOUS`` has another value."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from taskstate import conf
 
 
 def synchronous(*, value: bool) -> ContextManager[Any]:
-    """Return a context in which ``SYNCHRONOUS`` has this value, and all else is as before."""
-    raw = conf.raw_settings()
-    others = raw if isinstance(raw, dict) else {}
-    context: ContextManager[Any] = override_settings(TASKSTATE={**others, "SYNCHRONOUS": value})
+    """Return a context that gives ``SYNCHRONOUS`` a value and keeps all other settings."""
+    context: ContextManager[Any] = override_settings(
+        TASKSTATE={**conf.given_settings(), "SYNCHRONOUS": value}
+    )
     return context

@@ -1,4 +1,4 @@
-"""The ``StubBroker`` of a project's tests: whether it is one, and its queues."""
+"""The ``StubBroker`` of a project's tests, and its queues."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from taskstate.middleware import StateMiddleware
 
 
 def tracking_stub(broker: Broker) -> StubBroker:
-    """Return ``broker``, if tests can run its messages.
+    """Return ``broker`` if tests can run its messages.
 
     Raises:
-      ImproperlyConfigured: If it is no ``StubBroker``, whose messages may be real ones, or doesn't
-        track.
+      ImproperlyConfigured: If it is not a ``StubBroker`` and may have real messages, or if it has
+        no ``StateMiddleware``.
     """
     if not isinstance(broker, StubBroker):
         raise ImproperlyConfigured(
-            f"The broker is a {type(broker).__name__}, and taskstate.testing runs only what is "
-            "sent to a StubBroker, so that no test touches real messages. In the settings of the "
-            'tests, set DRAMATIQ_BROKER["BROKER"] to "dramatiq.brokers.stub.StubBroker", and its '
-            '"OPTIONS" to {}.'
+            f"The broker is a {type(broker).__name__}, but taskstate.testing only runs messages of "
+            "a StubBroker, so that no test processes real messages. In the settings of the tests, "
+            'set DRAMATIQ_BROKER["BROKER"] to "dramatiq.brokers.stub.StubBroker", and '
+            'DRAMATIQ_BROKER["OPTIONS"] to {}.'
         )
     if not any(isinstance(middleware, StateMiddleware) for middleware in broker.middleware):
         raise ImproperlyConfigured(
-            "The broker has no StateMiddleware, so nothing is tracked. Add "
+            "The broker has no StateMiddleware, so no task is tracked. Add "
             '"taskstate.middleware.StateMiddleware" to DRAMATIQ_BROKER["MIDDLEWARE"] in the '
             "settings of the tests."
         )
@@ -37,12 +37,12 @@ def tracking_stub(broker: Broker) -> StubBroker:
 
 
 def queue_names(broker: StubBroker, *, delayed: bool) -> list[str]:
-    """Return the names of the queues, or those of the queues of delayed messages."""
+    """Return the names of the queues of delayed messages, or those of all other queues."""
     return [name for name in list(broker.queues) if (name != q_name(name)) is delayed]
 
 
 def peek(broker: StubBroker, queue_name: str) -> list[Message[Any]]:
-    """Return the messages that wait on a queue."""
+    """Return the messages in a queue, without removing them."""
     queue = broker.queues[queue_name]
     with queue.mutex:
         return [Message.decode(data) for data in queue.queue]
@@ -51,19 +51,19 @@ def peek(broker: StubBroker, queue_name: str) -> list[Message[Any]]:
 def take(
     broker: StubBroker, queue_name: str, is_wanted: Callable[[Any], bool]
 ) -> tuple[Consumer, MessageProxy] | None:
-    """Take the first wanted message off a queue, and leave the others as they were.
+    """Take the first wanted message from a queue, and leave the others in their order.
 
     Returns:
-      tuple: The message, and the consumer that acknowledges it; None if there is no such message.
+      tuple: The consumer that acknowledges the message, and the message; None if there is none.
     """
     queue = broker.queues[queue_name]
-    # One place for the message that was found, and one for the others.
+    # Prefetch one message to keep, and one more to look at.
     consumer = broker.consume(queue_name, prefetch=2, timeout=0)
     found: MessageProxy | None = None
-    # Each of them once around, so that their order stays.
+    # Each message is put back once, so that their order stays the same.
     for _ in range(queue.qsize()):
         message = next(consumer)
-        if message is None:  # A worker has taken it meanwhile.
+        if message is None:  # A worker has taken it in the meantime.
             break
         if found is None and is_wanted(message):
             found = message
@@ -74,8 +74,8 @@ def take(
 
 
 def empty(broker: StubBroker) -> None:
-    """Drop all messages, and with them what a stopped worker has fetched and not run: whoever
-    joins a queue would wait for these for ever."""
+    """Drop all messages, including those that a stopped worker has fetched but not run: joining a
+    queue would wait for these forever."""
     broker.flush_all()
     for queue in broker.queues.values():
         while queue.unfinished_tasks:

@@ -1,7 +1,7 @@
-"""What ``taskstate.urls`` serves: the page, its JSON, and server-sent events."""
+"""The views of ``taskstate.urls``: the page, its JSON, and its server-sent events."""
 
-from .events import tasks_events
-from .json import tasks_json
-from .page import tasks
+from taskstate.views.events import tasks_events
+from taskstate.views.json import tasks_json
+from taskstate.views.page import tasks
 
 __all__ = ["tasks", "tasks_events", "tasks_json"]

@@ -1,4 +1,4 @@
-"""The tasks as JSON, for scripts that ask again and again."""
+"""The tasks as JSON, for scripts that poll."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import Any
 from django.http import HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
 
-from .answers import for_scripts
-from .feed import Answer, answer, parse_question
+from taskstate.views.decorators import json_api
+from taskstate.views.queries import TaskPage, find_page, parse_query
+from taskstate.visibility import TaskAccess
 
 
-@for_scripts
+@json_api
 def tasks_json(request: HttpRequest) -> HttpResponseBase:
-    """Answer with the tasks of ``?id=…&id=…``, with what changed since ``?since=``, or with the
-    newest."""
-    question = parse_question(request.GET)
-    return JsonResponse(as_json(answer(request.user, question)))
+    """Return the tasks of ``?id=…&id=…``, those that changed since ``?since=…``, or the newest."""
+    query = parse_query(request.GET)
+    return JsonResponse(page_to_json(find_page(TaskAccess(request), query)))
 
 
-def as_json(found: Answer) -> dict[str, Any]:
-    """Return an answer as it is sent.  The cursor is text: it is for JavaScript to keep, and not
-    to calculate with."""
-    return {"tasks": found.tasks, "cursor": str(found.cursor)}
+def page_to_json(page: TaskPage) -> dict[str, Any]:
+    """Return a page as JSON.
+
+    The cursor is a text: a script stores it and sends it back, and never calculates with it.
+    """
+    fields = {"tasks": page.tasks, "cursor": str(page.cursor), "viewer": page.viewer_mark}
+    return {**fields, "hints": page.hints} if page.hints else fields

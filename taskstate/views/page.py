@@ -4,44 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.decorators import user_passes_test
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from ..models import Task
-from .answers import never_stored
-from .feed import read_cursor
-from .shown import COLUMNS, shown
+from taskstate.views.decorators import never_stored
+from taskstate.views.queries import read_cursor
+from taskstate.views.serializers import COLUMNS, serialize_task
+from taskstate.visibility import TaskAccess
 
 PAGE_SIZE = 25
-#: The database has to pass over all tasks of the pages before: nobody leafs any further.
+#: The last page that can be asked for.  The database has to skip the tasks of all pages before it.
 LAST_PAGE = 400
 
 
 @never_stored
-@login_required
+@user_passes_test(lambda user: user.is_authenticated and user.is_active)
 @require_safe
 def tasks(request: HttpRequest) -> HttpResponse:
-    """Show the user's own tasks, newest first; ``?page=2`` shows older ones.
+    """Show the user's own tasks, newest first.  ``?page=2`` shows older ones.
 
-    Nothing is counted: a page reads one task more than it shows, to know whether another follows.
+    The tasks are not counted: a page reads one more task than it shows, to find out whether there
+    is a next page.
     """
-    number = _page_number(request.GET.get("page", "1"))
+    number = _parse_page_number(request.GET.get("page", "1"))
     if number is None:
-        text = _("There are pages from 1 to %(last)s.") % {"last": LAST_PAGE}
+        text = _("Page not found. Use a number from 1 to %(last)s.") % {"last": LAST_PAGE}
         return HttpResponseBadRequest(text, content_type="text/plain; charset=utf-8")
-    # First, since what is written after this belongs to the first update.
+    # Before the rows: what is written in between belongs to the first update.
     cursor = read_cursor()
+    access = TaskAccess(request)
     start = (number - 1) * PAGE_SIZE
-    rows = Task.objects.for_user(request.user).only(*COLUMNS)
-    found = [shown(task) for task in rows[start : start + PAGE_SIZE + 1]]
+    rows = access.own_tasks.only(*COLUMNS)[start : start + PAGE_SIZE + 1]
+    found = [serialize_task(task, access.viewer) for task in rows]
     has_next = len(found) > PAGE_SIZE and number < LAST_PAGE
     context: dict[str, Any] = {
         "tasks": found[:PAGE_SIZE],
         "page_size": PAGE_SIZE,
-        # New tasks appear on the first page alone.
+        # New tasks appear on the first page only.
         "cursor": cursor if number == 1 else None,
         "previous_page": number - 1 if number > 1 else None,
         "next_page": number + 1 if has_next else None,
@@ -49,7 +51,7 @@ def tasks(request: HttpRequest) -> HttpResponse:
     return render(request, "taskstate/tasks.html", context)
 
 
-def _page_number(text: str) -> int | None:
+def _parse_page_number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(LAST_PAGE))):
         return None
     return int(text) if 1 <= int(text) <= LAST_PAGE else None

@@ -9,29 +9,18 @@ from django.contrib.auth import get_user_model
 from dramatiq import Message
 
 import taskstate
-from benchmarks import browser
-from benchmarks.errors import BenchmarkError
-from benchmarks.website.users import NAMES, make_users
+from benchmarks.demo import browser
+from benchmarks.demo.website.users import NAMES, make_users
 from taskstate.middleware import StateMiddleware
-from tests import servers
-from tests.browser.page import NO_CONNECTION, Page
-from tests.browser.website import Website
-from tests.conftest import LIMIT_SECONDS
-from tests.processes import environment
-from tests.workers import Rundramatiq, queue_of_its_own
+from tests.browser.page import NO_CONNECTION, Page, need_browser
+from tests.browser.script import CLOCK, Script
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.live_website import Website
+from tests.support.processes import environment
+from tests.support.workers import Rundramatiq, close, queue_of_its_own
 
 #: The worker and the site outlive a test.
 SCOPE = "package"
-
-
-def need_browser():
-    """Skip the test if there is no browser, or fail where all servers have to be there."""
-    try:
-        browser.find()
-    except BenchmarkError as error:
-        if servers.required():
-            pytest.fail(f"TASKSTATE_TEST_SERVERS=required. {error}")
-        pytest.skip(str(error))
 
 
 @contextlib.contextmanager
@@ -140,7 +129,7 @@ def send(env, worker, users):
     yield send
     for ordered in sent:
         ordered.order("end")
-    broker.close()
+    close(broker)
 
 
 class Ordered:
@@ -169,3 +158,13 @@ def cut_connections():
         assert page.console(but=NO_CONNECTION) == []
 
     return forget
+
+
+@pytest.fixture
+def script(page, wsgi):
+    added = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": CLOCK})
+    try:
+        page.driver.get(f"{wsgi.url}/as/alice/?next=/")
+        yield Script(page.driver)
+    finally:
+        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)

@@ -4,9 +4,13 @@ import contextlib
 import threading
 import time
 
+import pytest
 from selenium.webdriver.common.by import By
 
-from tests.conftest import LIMIT_SECONDS
+from benchmarks.demo import browser
+from benchmarks.errors import BenchmarkError
+from tests.support import servers
+from tests.support.limits import LIMIT_SECONDS
 
 LOOK = """
 return Array.from(document.querySelectorAll("task-progress"), element => {
@@ -28,6 +32,16 @@ return Array.from(document.querySelectorAll("[data-problem]"), e => e.textConten
 """
 #: What the browser itself writes to the console when a connection is refused or cut.
 NO_CONNECTION = "net::ERR_"
+
+
+def need_browser():
+    """Skip the test if there is no browser, or fail where all servers have to be there."""
+    try:
+        browser.find()
+    except BenchmarkError as error:
+        if servers.required():
+            pytest.fail(f"TASKSTATE_TEST_SERVERS=required. {error}")
+        pytest.skip(str(error))
 
 
 class Page:

@@ -6,17 +6,17 @@ import os
 import dramatiq
 
 import taskstate
-from benchmarks.project.tasks import QUEUE
+from benchmarks.demo.project.tasks import QUEUE
 
 #: A worker that has no order for so long is one whose test has failed.
 LIMIT_SECONDS = 60
 
 
-class Refused(Exception):
+class Refused(taskstate.UserFacingError):
     """What the actor fails with by order, for good."""
 
 
-class Stumbled(Exception):
+class Stumbled(taskstate.UserFacingError):
     """What it fails with by order, to be tried again."""
 
 

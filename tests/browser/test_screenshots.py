@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from benchmarks import browser, screenshots
+from benchmarks.demo import browser, screenshots
 from benchmarks.errors import BenchmarkError
-from tests.browser.conftest import need_browser
-from tests.conftest import LIMIT_SECONDS
-from tests.processes import ROOT
+from tests.browser.page import need_browser
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.processes import ROOT
 
 #: A README loads all of them.
 LARGEST = 150_000
@@ -19,7 +19,7 @@ def test_all_pictures_are_taken(tmp_path):
     """Those of the README, and none that is too large for it."""
     need_browser()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.screenshots", str(tmp_path)],
+        [sys.executable, "-m", "benchmarks.demo.screenshots", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -7,10 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from taskstate.models import Task
-from tests import servers
-from tests.conftest import use_database
-from tests.processes import environment
-from tests.workers import Rundramatiq, queue_of_its_own, send, wait_until
+from tests.support import servers
+from tests.support.databases import use_database
+from tests.support.processes import environment
+from tests.support.workers import Rundramatiq, queue_of_its_own, send, wait_until
 
 MESSAGES = 300
 MIDDLEWARE = (
@@ -51,7 +51,7 @@ def test_both_processes_are_on_one_page(chain, database, tmp_path):
     assert total(found, "dramatiq_messages_total") == MESSAGES
     # Both states of a message may be one row's write, but for the first ones.
     assert MESSAGES <= total(found, "taskstate_rows_total", result="written") <= MESSAGES * 2
-    assert total(found, "taskstate_flush_failures_total") == 0
+    assert total(found, "taskstate_failed_flushes_total") == 0
     assert total(found, "taskstate_flush_seconds_count") > 1
     assert total(found, "taskstate_pending_messages") == 0
     oldest = {labels["pid"]: value for name, labels, value in found if name == OLDEST}

@@ -18,9 +18,9 @@ from dramatiq.middleware.time_limit import TimeLimitExceeded
 
 import taskstate
 from taskstate.middleware import StateMiddleware
-from taskstate.transitions import FINISHED
-from tests.conftest import LIMIT_SECONDS
-from tests.harness import AGE_LIMIT_SKIPS, POSITIONS, Workers, make_broker, task_of
+from taskstate.transitions.status import FINISHED
+from tests.support.harness import AGE_LIMIT_SKIPS, POSITIONS, Workers, make_broker, task_of
+from tests.support.limits import LIMIT_SECONDS
 
 STATE = {
     "user_pk": "42",
@@ -30,6 +30,12 @@ STATE = {
     "something_else": [1, 2, 3],
 }
 FACTS = {"user_id": 42, "model_name": "Invoice", "app_name": "shop", "description": "Export 7"}
+
+
+ACTOR_NOT_FOUND = (
+    "ActorNotFound: this worker does not know actor 'act'; was it restarted after the last "
+    "deployment?"
+)
 
 
 class Boom(Exception):
@@ -94,7 +100,7 @@ def scenario(fn):
 def done(position):
     story = Story(position=position)
     message = story.actor().send(for_state=STATE)
-    story.expect(message, "enqueued running done", status="done", attempt=0, hop=1)
+    story.expect(message, "enqueued running done", status="done", attempt=0)
     return story
 
 
@@ -103,7 +109,7 @@ def empty_state(position):
     story = Story(position=position)
     message = story.actor().send(for_state={})
     facts = {"user_id": None, "model_name": "", "app_name": "", "description": ""}
-    story.expect(message, "enqueued running done", status="done", attempt=0, hop=1, **facts)
+    story.expect(message, "enqueued running done", status="done", attempt=0, **facts)
     return story
 
 
@@ -111,7 +117,7 @@ def empty_state(position):
 def failed_for_good(position):
     story = Story(position=position)
     message = story.actor(failing(1), max_retries=0).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0)
     return story
 
 
@@ -119,7 +125,7 @@ def failed_for_good(position):
 def throws(position):
     story = Story(position=position)
     message = story.actor(failing(1), throws=Boom).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0)
     return story
 
 
@@ -134,7 +140,6 @@ def done_on_retry(position):
         signals,
         status="done",
         attempt=2,
-        hop=5,
         # The first run's start stays.
         started_before=lambda: fn.runs[0],
     )
@@ -151,7 +156,6 @@ def retries_exhausted(position):
         "enqueued running delayed? enqueued? running failed",
         status="failed",
         attempt=1,
-        hop=3,
         started_before=lambda: fn.runs[0],
     )
     return story
@@ -166,10 +170,10 @@ def skipped_by_age_limit(position):
     if AGE_LIMIT_SKIPS:
         # Listed before AgeLimit, we see the run begin.
         signals = "enqueued running? skipped"
-        story.expect(message, signals, status="skipped", attempt=0, hop=1, started=False)
+        story.expect(message, signals, status="skipped", attempt=0, started=False)
     else:
         signals = "enqueued running failed"
-        story.expect(message, signals, status="failed", attempt=0, hop=1)
+        story.expect(message, signals, status="failed", attempt=0)
     story.tasks[0][1]["enqueued_at_ms"] = message.message_timestamp - 60_000
     return story
 
@@ -189,9 +193,7 @@ def skipped_by_the_actor(position):
         raise dm.SkipMessage
 
     message = story.actor(skip).send(for_state=STATE)
-    story.expect(
-        message, "enqueued running skipped", status="skipped", attempt=0, hop=1, started=False
-    )
+    story.expect(message, "enqueued running skipped", status="skipped", attempt=0, started=False)
     return story
 
 
@@ -214,7 +216,7 @@ def skipped_and_sent_again_with_a_delay(position):
     story = Story(SkipOnce(1), position=position)
     message = story.actor().send(for_state=STATE)
     signals = "enqueued running? delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0, hop=3)
+    story.expect(message, signals, status="done", attempt=0)
     return story
 
 
@@ -223,7 +225,7 @@ def skipped_and_sent_again_at_once(position):
     story = Story(SkipOnce(None), position=position)
     message = story.actor().send(for_state=STATE)
     signals = "enqueued running? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0, hop=2)
+    story.expect(message, signals, status="done", attempt=0)
     return story
 
 
@@ -232,7 +234,7 @@ def delayed(position):
     story = Story(position=position)
     message = story.actor().send_with_options(kwargs={"for_state": STATE}, delay=0)
     signals = "delayed enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0, hop=2)
+    story.expect(message, signals, status="done", attempt=0)
     return story
 
 
@@ -244,7 +246,7 @@ def message_fail(position):
 
     story = Story(FailIt(), position=position)
     message = story.actor().send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0)
     return story
 
 
@@ -255,7 +257,33 @@ def unknown_actor(position):
     story.broker.enqueue(message)
     del story.broker.actors["act"]
     story.tells_from_consumer = True
-    story.expect(message, "enqueued failed", status="failed", attempt=0, hop=1, started=False)
+    story.expect(
+        message, "enqueued failed", status="failed", attempt=0, started=False, error=ACTOR_NOT_FOUND
+    )
+    return story
+
+
+@scenario
+def unknown_actor_of_a_retry(position):
+    """The worker that takes the retry was not restarted: when and why it began to fail stays."""
+
+    class Forget(dm.Middleware):
+        def before_enqueue(self, broker, message, delay):
+            if delay is not None:
+                del broker.actors["act"]
+
+    story = Story(Forget(), position=position)
+    fn = failing(1)
+    message = story.actor(fn, max_retries=1).send(for_state=STATE)
+    story.tells_from_consumer = True
+    story.expect(
+        message,
+        "enqueued running delayed? enqueued? failed",
+        status="failed",
+        attempt=1,
+        error=f"{ACTOR_NOT_FOUND} The attempt before: Boom",
+        started_before=lambda: fn.runs[0],
+    )
     return story
 
 
@@ -263,7 +291,7 @@ def unknown_actor(position):
 def no_retries_middleware(position):
     story = Story(position=position, retries=False)
     message = story.actor(failing(1)).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0)
     return story
 
 
@@ -280,7 +308,7 @@ def time_limit_in_the_actor(position):
             pass
 
     message = story.actor(endless, max_retries=0).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0)
     return story
 
 
@@ -306,7 +334,7 @@ def time_limit_in_our_before_hook(position):
     story = Story(state=Interrupted("before_process_message"), position=position)
     message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1, hop=3)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -316,7 +344,7 @@ def time_limit_in_our_after_hook(position):
     story = Story(state=Interrupted("after_process_message"), position=position)
     message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1, hop=3)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -324,7 +352,7 @@ def time_limit_in_our_after_hook(position):
 def time_limit_in_our_after_hook_for_good(position):
     story = Story(state=Interrupted("after_process_message"), position=position)
     message = story.actor(max_retries=0).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0)
     return story
 
 
@@ -349,7 +377,7 @@ def shutdown(position):
     story.then = stop_the_first_worker
     story.restarts = True
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1, hop=3)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -368,7 +396,7 @@ def interrupted_before_our_hook(position):
     story = Story(Interrupt(), position=position)
     message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running? delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1, hop=3)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -385,7 +413,7 @@ def another_message_sent_after_the_retry(position):
     notify = story.actor(actor_name="notify")
     message = story.actor(failing(1), max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1, hop=3)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -403,7 +431,7 @@ def sent_again_by_its_own_actor(position):
     message = story.actor(again).send(for_state=STATE)
     # The first run's "done" is older than the message that it sent.
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0, hop=3, started_after=lambda: runs[0])
+    story.expect(message, signals, status="done", attempt=0, started_after=lambda: runs[0])
     return story
 
 
@@ -414,13 +442,13 @@ def dead_letter_sent_again(position):
     fn = failing(2)
     message = story.actor(fn, max_retries=1).send(for_state=STATE)
 
-    def send_again(workers):
+    def resend(workers):
         workers.finish()
         (dead,) = story.broker.dead_letters_by_queue["default"]
         options = {key: dead.options[key] for key in dead.options if key.startswith("taskstate")}
         story.broker.enqueue(dramatiq.Message(**{**dead.asdict(), "options": options}))
 
-    story.then = send_again
+    story.then = resend
     story.comes_back = True
     signals = "enqueued running delayed? enqueued? running failed enqueued? running done"
     story.expect(
@@ -428,7 +456,6 @@ def dead_letter_sent_again(position):
         signals,
         status="done",
         attempt=0,
-        hop=4,
         started_before=lambda: fn.runs[0],
     )
     return story
@@ -450,11 +477,10 @@ def run_twice_after_a_crash(position):
     story.then = deliver_again
     story.expect(
         message,
-        # The second "running" is older than the first "done": the same hop, an earlier phase.
+        # The second "running" is older than the first "done": the same stamp, an earlier phase.
         "enqueued running done done",
         status="done",
         attempt=0,
-        hop=1,
         started_after=lambda: fn.runs[0],
     )
     return story
@@ -471,7 +497,7 @@ def retry_that_can_not_be_enqueued(position):
 
     story = Story(Broken(), position=position)
     message = story.actor(failing(1), max_retries=1).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0, hop=1)
+    story.expect(message, "enqueued running failed", status="failed", attempt=0)
     return story
 
 
@@ -548,7 +574,6 @@ def check_row(task, message, fields, before, after):
     started_before = fields.pop("started_before", lambda: after)()
     started_after = fields.pop("started_after", lambda: before - 0.001)()
     enqueued_at = fields.pop("enqueued_at_ms", message.message_timestamp)
-    hop = fields.pop("hop", None)
     expected = {"actor_name": "act", "queue_name": "default", **FACTS, **fields}
     assert {name: getattr(task, name) for name in expected} == expected
     assert str(task.message_id) == message.message_id
@@ -561,20 +586,23 @@ def check_row(task, message, fields, before, after):
     assert task.status in FINISHED
     assert task.finished_at == task.updated_at
     assert before - 0.001 <= task.updated_at.timestamp() <= after
-    if hop is not None:
-        assert task.rank >> 46 == hop
+    assert task.stamp >= message.message_timestamp
+
+
+def order_of(task):
+    return task.stamp, task.rank
 
 
 def check_signals(message, signals, story, *, synchronous, tells_twice, comes_back):
     ours = [(t, merged) for t, merged in signals if str(t.message_id) == message.message_id]
     if synchronous:
         # Written synchronously by two threads, their signals may cross after the commits.
-        ours.sort(key=lambda signal: signal[0].rank)
-    ranks = [task.rank for task, _ in ours]
+        ours.sort(key=lambda signal: order_of(signal[0]))
+    ranks = [order_of(task) for task, _ in ours]
     assert ranks == sorted(ranks), "a signal for a write that lost"
     if not tells_twice:
-        # Two runs of one hop may end in the same millisecond: then the rest of the row decides.
-        rows = {(task.rank, task.attempt, task.started_at) for task, _ in ours}
+        # Two runs of one stamp may end in the same millisecond: then the rest of the row decides.
+        rows = {(*order_of(task), task.attempt, task.started_at) for task, _ in ours}
         assert len(rows) == len(ours), "a signal for a write that changed nothing"
     for task, merged in ours:
         assert merged[-1] == task.status
@@ -595,7 +623,7 @@ def assert_tells(statuses, story):
 
 
 def test_untracked_messages_leave_no_trace(sqlite, settings, signals):
-    """No ``for_state``, or one that is no dict: no row, no hop."""
+    """No ``for_state``, or one that is no dict: no row, no stamp."""
     story = Story()
     act = story.actor()
     with Workers(story.broker) as workers:
@@ -603,7 +631,7 @@ def test_untracked_messages_leave_no_trace(sqlite, settings, signals):
         workers.finish()
 
     for message in messages:
-        assert "taskstate_hop" not in message.options
+        assert "taskstate_stamp" not in message.options
         with pytest.raises(ObjectDoesNotExist):
             task_of(message)
     assert signals == []

@@ -10,10 +10,10 @@ import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
 from taskstate.signals import task_changed
-from taskstate.writer import THREAD_NAME
-from tests.conftest import LIMIT_SECONDS
-from tests.factories import make_id, make_transition
-from tests.harness import Workers, make_broker
+from taskstate.writer.thread import THREAD_NAME
+from tests.support.factories import make_id, make_transition
+from tests.support.harness import Workers, make_broker
+from tests.support.limits import LIMIT_SECONDS
 
 
 class Announcements:
@@ -102,10 +102,10 @@ def statements_per_batch(count, size):
     connection_created.connect(watch, weak=False)
     try:
         # All are there before the thread looks: batches are as full as they can be.
-        start, state._writer._start = state._writer._start, lambda: False
+        start, state._writer.thread._start_soon = state._writer.thread._start_soon, lambda: None
         for number in range(count):
             state._writer.push(make_transition(message_id=make_id(number)))
-        state._writer._start = start
+        state._writer.thread._start_soon = start
         before = state._writer.stats().flushes
         assert taskstate.flush(LIMIT_SECONDS)
     finally:

@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 import threading
+import uuid
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -12,11 +13,20 @@ from django.db import transaction
 import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
-from tests import servers
-from tests.conftest import LIMIT_SECONDS, use_database
-from tests.factories import make_id, make_transition
-from tests.processes import ROOT, SecondProcess, environment, run_script
-from tests.workers import SETUP, Rundramatiq, counts, queue_of_its_own, send, wait_until
+from taskstate.transitions.rank import join_rank
+from tests.support import servers
+from tests.support.databases import use_database
+from tests.support.factories import make_id, make_transition
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.processes import (
+    ROOT,
+    SecondProcess,
+    end_script,
+    environment,
+    run_script,
+    start_script,
+)
+from tests.support.workers import SETUP, Rundramatiq, counts, queue_of_its_own, send, wait_until
 
 
 def statuses():
@@ -42,8 +52,9 @@ def test_two_processes_write_the_same_messages(server_database, stores):
             merger.start()
         while any(merger.is_alive() for merger in mergers):
             for task in Task.objects.all():
-                assert task.rank >= ranks.get(task.pk, 0), "a row went back"
-                ranks[task.pk] = task.rank
+                rank = join_rank(task.stamp, task.rank)
+                assert rank >= ranks.get(task.pk, 0), "a row went back"
+                ranks[task.pk] = rank
             for merger in mergers:
                 merger.join(0.01)
         # Each had to answer that it got to its end.
@@ -95,6 +106,73 @@ def test_an_exit_in_an_outage_is_bounded(sqlite):
     assert "unable to open database file" in process.stderr
 
 
+WITHOUT_THE_APP = """
+import logging, sys, threading, time
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_dramatiq"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/x.sqlite3"}},
+    DRAMATIQ_BROKER={
+        "BROKER": "dramatiq.brokers.stub.StubBroker",
+        "MIDDLEWARE": ["taskstate.middleware.StateMiddleware"],
+    },
+)
+import django
+django.setup()
+import dramatiq, taskstate
+
+ran = []
+
+@dramatiq.actor
+def act(number, for_state=None):
+    taskstate.set_progress(number)
+    ran.append(number)
+
+worker = dramatiq.Worker(dramatiq.get_broker(), worker_timeout=10)
+worker.start()
+for number, state in enumerate([{"user_pk": 1}, {"user_pk": "1"}, {"description": "x" * 2000}]):
+    act.send(number, for_state=state)
+dramatiq.get_broker().join("default")
+worker.stop()
+assert sorted(ran) == [0, 1, 2]
+assert taskstate.flush()
+assert not [t for t in threading.enumerate() if t.name == "taskstate-writer"]
+assert taskstate.writer.lifecycle._state.exit_hook_pid is None, "it would wait at exit"
+from django.core import checks
+print([message.id for message in checks.run_checks()])
+"""
+
+
+def test_a_project_that_has_forgotten_the_app(sqlite):
+    """Its messages run as usual; the check and one record say what is missing."""
+    script = start_script(WITHOUT_THE_APP, environment(sqlite))
+    output, errors = end_script(script)
+
+    assert script.returncode == 0, errors
+    assert output.strip() == "['taskstate.E001']"
+    (line,) = [line for line in errors.splitlines() if "taskstate" in line]
+    assert line.startswith("ERROR 'taskstate' is missing from INSTALLED_APPS")
+
+
+def test_a_script_of_a_project_that_has_forgotten_to_migrate(sqlite, tmp_path):
+    """It doesn't wait at its exit, and names the cure."""
+    script = start_script(
+        SETUP + "tasks.succeed.send(for_state={})",
+        environment(
+            sqlite,
+            DATABASE=f"sqlite:///{tmp_path}/new.sqlite3",
+            DEMO_TASKSTATE='{"SHUTDOWN_TIMEOUT": 3600}',
+        ),
+    )
+    _, errors = end_script(script)
+
+    assert script.returncode == 0, errors
+    assert "1 tasks could not be written. They are lost" in errors
+    assert errors.count("run manage.py migrate taskstate") == 2
+    assert "SHUTDOWN_TIMEOUT" not in errors
+
+
 FORK = (
     SETUP
     + """
@@ -113,7 +191,7 @@ _, status = os.waitpid(pid, 0)
 assert status == 0, status
 tasks.succeed.send(for_state={'description': 'after'})
 assert taskstate.flush(30)
-assert taskstate.stats().failures == 0, taskstate.stats()
+assert taskstate.stats().failed_flushes == 0, taskstate.stats()
 assert taskstate.stats().rows_written == 3
 """
 )
@@ -173,23 +251,25 @@ def test_multiprocessing(database):
 
 
 def test_a_user_of_a_transaction_that_is_open_or_rolled_back(database):
-    """Tracking neither waits for it for ever nor fails by it."""
+    """Tracking neither waits for it for ever nor fails by it.  Users are where their router says,
+    and tasks may be in another database."""
     state = StateMiddleware()
     User = get_user_model()
-    pks = []
+    pks, names = [], []
     for number, rolled_back in enumerate([False, True], start=1):
-        with transaction.atomic(using=database):
-            user = User.objects.using(database).create(username=f"user {number}")
+        with transaction.atomic():
+            user = User.objects.create(username=f"{uuid.uuid4()}")
+            names.append(user.username)
             pks.append(user.pk)
             state._writer.push(make_transition(message_id=make_id(number), user_pk=user.pk))
             if database != "default":  # SQLite has one writer at a time.
                 assert taskstate.flush(LIMIT_SECONDS)
                 assert Task.objects.get(pk=make_id(number)).user_id == user.pk
-            transaction.set_rollback(rolled_back, using=database)
+            transaction.set_rollback(rolled_back)
         assert taskstate.flush(LIMIT_SECONDS)
 
     assert [task.user_id for task in Task.objects.order_by("pk")] == pks
-    assert Task.objects.get(pk=make_id(1)).user.username == "user 1"
+    assert Task.objects.get(pk=make_id(1)).user.username == names[0]
     with pytest.raises(User.DoesNotExist):
         Task.objects.get(pk=make_id(2)).user  # noqa: B018
 

@@ -1,14 +1,14 @@
 """What drills share: servers of their own, the database under test, and what they report."""
 
-import os
 import signal
 
 import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from tests.conftest import stop_writers
 from tests.faults import private
+from tests.faults.options import ALIAS, DATABASE, NIGHTLY
+from tests.support.databases import stop_writers
 
 # A shell lets what it starts in the background ignore these, and so would all that starts here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -17,11 +17,9 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 #: What the drills have found, for the summary: (name of the test, text).
 REPORTS = []
 
-#: Whether drills take as long as they may: a night, not a coffee break.
-NIGHTLY = os.environ.get("TASKSTATE_FAULTS") == "nightly"
-
-ALIAS = "drill"
-DATABASE = "drill"
+if not NIGHTLY:
+    # These are for the night alone.
+    collect_ignore = ["test_other_suites.py"]
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 
-from tests.conftest import LIMIT_SECONDS
-from tests.processes import ROOT, environment
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.processes import ROOT, environment
 
 
 class Crowd:

@@ -62,6 +62,6 @@ def main(times):
         "elsewhere": elsewhere(lives),
         "pushes": sum(len(life.calls) for life in lives),
         "differences": account.differences(lives),
-        "failures": taskstate.stats().failures,
+        "failures": taskstate.stats().failed_flushes,
     }
     print(json.dumps(found))

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import dramatiq
 from dramatiq.broker import MessageProxy
+from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Shutdown, TimeLimitExceeded
 from dramatiq.middleware.threading import Interrupt, raise_thread_exception
 
 import taskstate
-from benchmarks.hooks import HOOKS
+from benchmarks.workload.hooks import HOOKS
 from taskstate.models import Task
-from taskstate.threads import Doorbell
+from taskstate.utils.sync import WakeEvent
 
 EXCEPTIONS = (TimeLimitExceeded, Shutdown)
 
@@ -36,6 +37,8 @@ MAX_WAITING = 5_000
 MOST_WAITING = 50_000
 
 PACKAGE = f"{Path(taskstate.__file__).parent}{os.sep}"
+
+BROKER = StubBroker(middleware=[])
 
 
 class Life(threading.Thread):
@@ -52,7 +55,7 @@ class Life(threading.Thread):
         self.state = state
         self.interrupts = interrupts
         # Not an Event: an exception inside it may leave its lock locked.
-        self.bell = Doorbell()
+        self.bell = WakeEvent()
         self.ends = False
         #: How many exceptions it may expect, how many have arrived, and how many it has recovered
         #: from: only then comes the next one, which so finds it inside a ``try``.
@@ -70,7 +73,7 @@ class Life(threading.Thread):
     def go(self):
         self.is_awake = False
         self.expected = self.recovered + 1
-        self.bell.ring()
+        self.bell.set()
 
     def run(self):
         while True:
@@ -106,8 +109,8 @@ class Life(threading.Thread):
             message_id=f"{self.prefix}-{number:012x}",
         )
         self.call("before_enqueue", message, None)
+        proxy = MessageProxy(message.copy())  # As the broker sends it.
         self.call("after_enqueue", message, None, pushes=["enqueued"])
-        proxy = MessageProxy(message)
         outcome = ["done"]
         if not (
             self.call("before_process_message", proxy, pushes=["running"])
@@ -125,7 +128,7 @@ class Life(threading.Thread):
         if pushes:
             self.calls.append(call)
         try:
-            getattr(self.state, hook)(None, message, *arguments, **more)
+            getattr(self.state, hook)(BROKER, message, *arguments, **more)
         except self.interrupts as error:
             self.note(error, hook)
             return False
@@ -199,26 +202,26 @@ class Account:
 
     def __init__(self, state):
         self.state, self.writer = state, state._writer
-        self.absorbed = collections.Counter()
+        self.coalesced = collections.Counter()
         buffer = self.writer._buffer
-        fit = buffer._fit
+        merge = buffer._merge
 
         def count(transition):
-            self.absorbed[transition.message_id, transition.status.value] += 1
-            return fit(transition)
+            self.coalesced[transition.message_id, transition.status.value] += 1
+            return merge(transition)
 
-        buffer._fit = count
+        buffer._merge = count
 
     def differences(self, lives):
         """Return how many facts were lost, doubled or made up, and how many rows are wrong."""
         lost = doubled = 0
-        left = self.absorbed.copy()
+        left = self.coalesced.copy()
         for message_id, pushes, returned in (call for life in lives for call in life.calls):
             found = sum(left.pop((message_id, status), 0) for status in pushes if status)
             lost += returned and None not in pushes and not found
             doubled += found > 1
         newest = {}
-        for message_id, status in self.absorbed:
+        for message_id, status in self.coalesced:
             newest[message_id] = max(newest.get(message_id, ""), status, key=PLACE_OF.get)
         rows = {str(pk): status for pk, status in Task.objects.values_list("pk", "status")}
         wrong = sum(rows.get(key) != newest.get(key) for key in rows.keys() | newest.keys())
@@ -270,7 +273,7 @@ def alive(lives, limit):
     finally:
         for life in lives:
             life.ends = True
-            life.bell.ring()
+            life.bell.set()
     for life in lives:
         life.join(limit)
         assert not life.is_alive(), "a thread hangs"

@@ -15,8 +15,8 @@ import dramatiq  # noqa: E402
 from dramatiq.brokers.stub import StubBroker  # noqa: E402
 
 import taskstate  # noqa: E402
-from benchmarks.project import tasks  # noqa: E402
-from tests.processes import obey  # noqa: E402
+from benchmarks.demo.project import tasks  # noqa: E402
+from tests.support.processes import obey  # noqa: E402
 
 SENDERS = {
     "succeed": tasks.succeed.send,

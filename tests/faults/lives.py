@@ -2,6 +2,7 @@
 row must come of it: told by the sequence, never by the code under test.
 """
 
+import contextlib
 import dataclasses
 import decimal
 import enum
@@ -14,7 +15,8 @@ import dramatiq
 from dramatiq.broker import MessageProxy
 from hypothesis import strategies as st
 
-from tests.test_security import HOSTILE_KEYS, INJECTIONS
+from taskstate.tracking.encodable import ForStateError
+from tests.support.hostile import HOSTILE_KEYS, INJECTIONS
 
 #: The length of a text, in characters.
 LONGEST = 20_000
@@ -174,7 +176,8 @@ lives = st.builds(
 
 
 def live(life, state, broker):
-    """Call the hooks as Dramatiq does for this life; return the message."""
+    """Call the hooks as Dramatiq does for this life; return the message, or None if its
+    ``for_state`` is refused where it is sent."""
     message = dramatiq.Message(
         queue_name=life.queue_name,
         actor_name=life.actor_name,
@@ -183,7 +186,10 @@ def live(life, state, broker):
         options={},
         message_id=new_id(),
     )
-    _enqueue(state, broker, message, 1_000 if life.is_delayed else None)
+    try:
+        _enqueue(state, broker, message, 1_000 if life.is_delayed else None)
+    except ForStateError:
+        return None
     if life.is_delayed:
         if life.never_becomes_due:
             return message
@@ -281,7 +287,8 @@ chaos = st.builds(
             "queue_name": json,
             "actor_name": json,
             "options": st.one_of(st.dictionaries(keys, objects, max_size=4), json),
-            "message_id": st.one_of(texts, json, st.uuids()),
+            # MariaDB rejects some UUIDs of other versions.
+            "message_id": st.one_of(texts, json, st.uuids(version=4)),
             "message_timestamp": st.one_of(numbers, texts, json),
         },
     ),
@@ -302,31 +309,35 @@ def run_wild(wild, state, broker):
     # Message 0 is the message itself.
     messages = [message, MessageProxy(message), MessageProxy(message)]
     for hook, number, more in wild.calls:
-        getattr(state, hook)(broker, messages[number], **more)
+        with contextlib.suppress(ForStateError):
+            getattr(state, hook)(broker, messages[number], **more)
 
 
 def expected_text(value, length):
-    """Return what a column must hold; None if nobody can say."""
+    """Return what a column must hold."""
     if value is None:
         return ""
     try:
         text = text_of(value)
     except Exception:
-        return None
+        text = f"<unprintable {type(value).__name__} object>"
     text = "".join(c for c in text if c != "\0" and not "\ud800" <= c <= "\udfff")
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def text_of(value):
-    """Return the text of a value; of an enumeration's member its value, not its name."""
+    """Return the text of a value; of an enumeration's member its value, not its name, and of a time
+    what JSON has."""
+    if isinstance(value, datetime):
+        return value.isoformat()
     return str.__str__(value) if isinstance(value, str) else str(value)
 
 
 def expected_users(value):
-    """Return the keys of users that a row may name."""
+    """Return the keys of users that a row may name; a UUID is sent as its text, not a number."""
     key = None
-    if isinstance(value, (int, uuid.UUID)) and not isinstance(value, bool):
-        key = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        key = value
     elif isinstance(value, str) and len(text_of(value)) <= 255:
         try:
             key = int(text_of(value))

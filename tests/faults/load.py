@@ -6,10 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from taskstate.models import Task
-from tests import servers
 from tests.faults.watching import until
-from tests.harness import AGE_LIMIT_SKIPS
-from tests.processes import LiveProcess
+from tests.support import servers
+from tests.support.harness import AGE_LIMIT_SKIPS
+from tests.support.processes import LiveProcess
 
 #: How often each kind comes in ten messages, and how one ends.
 KINDS = ["succeed"] * 7 + ["fail_once", "fail_for_good", "skip"]
@@ -25,7 +25,7 @@ PORTION = 200
 PAUSE_SECONDS = 0.02
 
 
-def describe(number):
+def summarize(number):
     """Return the description of the so-manieth message, which begins with its kind."""
     return f"{KINDS[number % len(KINDS)]} {number}"
 
@@ -97,7 +97,7 @@ class Load:
         """Return what is wrong with the rows once all is worked off: those without an end, by
         their ids, and one sentence about each other fault."""
         unfinished, others = [], []
-        expected = set(map(describe, range(self.sent)))
+        expected = set(map(summarize, range(self.sent)))
         for task in Task.objects.all().iterator():
             if task.description not in expected:
                 others.append(f"{task.description!r} was never sent, or has two rows")

@@ -17,9 +17,9 @@ django.setup()
 import taskstate  # noqa: E402
 from taskstate.middleware import StateMiddleware  # noqa: E402
 from taskstate.signals import task_changed  # noqa: E402
-from taskstate.transitions import Status  # noqa: E402
-from tests.factories import START, make_id, make_transition  # noqa: E402
+from taskstate.transitions.status import Status  # noqa: E402
 from tests.faults.crowd import run  # noqa: E402
+from tests.support.factories import START, make_id, make_transition  # noqa: E402
 
 THREADS = 8
 FLUSH_SECONDS = 60
@@ -62,14 +62,14 @@ def push_facts(state, choice, best):
         for _ in range(choice.randint(1, 20)):
             number = first + choice.randrange(WINDOW)
             status = choice.choice(list(PLACES))
-            hop, at, attempt = choice.randrange(3), choice.randrange(5), choice.randrange(3)
+            stamp, at, attempt = choice.randrange(3), choice.randrange(5), choice.randrange(3)
             started_at, enqueued_at = choice.choice([None, 0, 1]), choice.randrange(2)
             description = choice.choice(["", "a", "B", "ä", "😀"])
             user = choice.choice([None, 2, 10])
             state._writer.push(
                 make_transition(
                     Status(status),
-                    hop,
+                    stamp,
                     START + at,
                     message_id=make_id(number),
                     attempt=attempt,
@@ -82,7 +82,7 @@ def push_facts(state, choice, best):
             phase, order = PLACES[status]
             started_key = -1 if started_at is None else started_at
             user_key = "" if user is None else str(user)
-            rank = (hop, phase, at, order)
+            rank = (stamp, phase, at, order)
             key = (*rank, attempt, started_key, enqueued_at, description, user_key)
             best[number] = max(best.get(number, key), key)
             pushed += 1

@@ -6,9 +6,9 @@ import django
 
 django.setup()
 
-from benchmarks.project import tasks  # noqa: E402
+from benchmarks.demo.project import tasks  # noqa: E402
 from tests.faults import load  # noqa: E402
-from tests.processes import obey  # noqa: E402
+from tests.support.processes import obey  # noqa: E402
 
 #: While one waits for the broker, others send.
 THREADS = 8
@@ -24,7 +24,7 @@ class Orders:
 
 
 def _send(number):
-    description = load.describe(number)
+    description = load.summarize(number)
     kind = description.split()[0]
     arguments = (1,) if kind == "fail_once" else ()
     getattr(tasks, kind).send(*arguments, for_state={"description": description})

@@ -11,11 +11,11 @@ import time
 
 import pytest
 from django.core.management import call_command
-from django.db import connections
 
 from taskstate.models import Task
-from tests.faults.conftest import NIGHTLY
+from tests.faults.clock import database_time
 from tests.faults.crowd import Crowd
+from tests.faults.options import NIGHTLY
 
 PROCESSES = 4
 SECONDS = 60 if NIGHTLY else 12
@@ -26,19 +26,6 @@ PAUSE_SECONDS = 0.6
 QUIET_SECONDS = 3.0
 #: What is pushed so soon after a clear may count as older, if a process heard of it so late.
 GRACE_SECONDS = 1.0
-
-NOW = {
-    "postgresql": "SELECT extract(epoch FROM clock_timestamp())::float8",
-    "mysql": "SELECT unix_timestamp(sysdate(6))",
-    "sqlite": "SELECT strftime('%s', 'now') + strftime('%f', 'now') - strftime('%S', 'now')",
-}
-
-
-def database_time(alias):
-    """Return the seconds since 1970 by the database's own clock."""
-    with connections[alias].cursor() as cursor:
-        cursor.execute(NOW[connections[alias].vendor])
-        return float(cursor.fetchone()[0])
 
 
 def rows():

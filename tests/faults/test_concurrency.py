@@ -7,9 +7,9 @@ import time
 import pytest
 
 from taskstate.models import Task
-from tests.factories import START
-from tests.faults.conftest import NIGHTLY
 from tests.faults.crowd import Crowd
+from tests.faults.options import NIGHTLY
+from tests.support.factories import START
 
 PROCESSES = 8
 #: A minute for the three databases together.
@@ -33,7 +33,7 @@ RETRIES = 3
 
 COLUMNS = (
     *("status", "attempt", "description", "user_id", "enqueued_at"),
-    *("started_at", "finished_at", "updated_at", "error", "rank"),
+    *("started_at", "finished_at", "updated_at", "error", "stamp", "rank"),
 )
 
 
@@ -46,7 +46,7 @@ def moment(milliseconds):
 
 def row_of(key):
     """Return the columns that a fact makes, by nothing but what is documented."""
-    hop, phase, at, order, attempt, started_at, enqueued_at, description, user = key
+    stamp, phase, at, order, attempt, started_at, enqueued_at, description, user = key
     return {
         "status": STATUSES[phase, order],
         "attempt": attempt,
@@ -57,7 +57,8 @@ def row_of(key):
         "finished_at": moment(at) if phase == 2 else None,
         "updated_at": moment(at),
         "error": None,
-        "rank": ((hop * 4 + phase) * 2**42 + START + at) * 4 + order,
+        "stamp": stamp,
+        "rank": (phase * 2**42 + START + at) * 4 + order,
     }
 
 
@@ -67,8 +68,9 @@ def watch_ranks(seconds):
     pause = threading.Event()
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        for pk, rank in Task.objects.values_list("pk", "rank"):
-            assert rank >= ranks.get(pk, 0), f"the row {pk} went back"
+        for pk, stamp, below in Task.objects.values_list("pk", "stamp", "rank"):
+            rank = (stamp, below)
+            assert rank >= ranks.get(pk, (0, 0)), f"the row {pk} went back"
             ranks[pk] = rank
         looks += 1
         pause.wait(0.2)
@@ -118,7 +120,14 @@ def test_every_row_is_the_greatest_of_its_facts(database, report):
     ]
     total = {
         name: sum(answer["stats"][name] for answer in answers)
-        for name in ("transitions", "flushes", "rows_unchanged", "failures", "dropped", "refused")
+        for name in (
+            "transitions",
+            "flushes",
+            "rows_unchanged",
+            "failed_flushes",
+            "dropped",
+            "rejected",
+        )
     }
     pushed = sum(answer["pushed"] for answer in answers)
     lines = [line for answer in answers for line in answer["lines"]]
@@ -126,12 +135,12 @@ def test_every_row_is_the_greatest_of_its_facts(database, report):
     report(
         f"{pushed:,} facts about {len(expected):,} messages in {total['flushes']:,} flushes; "
         f"missing {len(expected.keys() - found.keys())}, wrong {len(wrong)}, went back 0 "
-        f"({looks} looks); {conflicts} conflicts, {total['failures']} flushes failed, "
+        f"({looks} looks); {conflicts} conflicts, {total['failed_flushes']} flushes failed, "
         f"{sum(level != 'DEBUG' for level, _ in lines)} lines above debug"
     )
     assert found.keys() == expected.keys()
     assert wrong == []
     assert all(answer["flushed"] for answer in answers)
     assert total["transitions"] == pushed
-    assert (total["dropped"], total["refused"]) == (0, 0)
+    assert (total["dropped"], total["rejected"]) == (0, 0)
     assert [line for answer in answers for line in unexplained(answer["lines"])] == []

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import django
 import pytest
 
-from taskstate.pacing import BURST
-from tests.conftest import LIMIT_SECONDS
-from tests.factories import make_id
+from taskstate.writer.pacing import BURST
 from tests.faults import private
-from tests.faults.conftest import DATABASE
 from tests.faults.expected import Expected
+from tests.faults.options import DATABASE
 from tests.faults.watching import connections, until
-from tests.processes import LiveProcess, SecondProcess, environment, run_script
-from tests.workers import MIGRATE
+from tests.support.factories import make_id
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.processes import LiveProcess, SecondProcess, environment, run_script
+from tests.support.workers import MIGRATE
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -113,7 +113,7 @@ class Drill:
     def _failures(self):
         """Return how many flushes have failed, by client: pools wait by themselves."""
         clients = [client for client in self.clients if not client.pooled]
-        return [client.process.order("stats")["failures"] for client in clients]
+        return [client.process.order("stats")["failed_flushes"] for client in clients]
 
     def check(self, what, records):
         """Wait until all rows are right, and look at what was logged."""

@@ -1,45 +1,21 @@
 """Dramatiq's own tests, with and without our middleware among that of their brokers."""
 
 import collections
-import json
-import os
-import subprocess
-import sys
 import tarfile
-import xml.etree.ElementTree
 from pathlib import Path
 
 import dramatiq
 import pytest
 
-from tests import servers
 from tests.faults import private
-from tests.faults.conftest import NIGHTLY
-from tests.processes import ROOT
+from tests.faults.options import NIGHTLY
+from tests.faults.suites import PACKAGE, SUITE_SECONDS, download, run
+from tests.support import servers
 
-SUITE_SECONDS = 900
 #: The messages of the suite aren't tracked: with "tracked" they look as if they were.
 STATES = ["without", "untracked", "tracked"] if NIGHTLY else ["without", "tracked"]
-#: The tests are a package, and ours is called "tests" already.
-PACKAGE = "dramatiq_tests"
 #: These start Dramatiq's command line on brokers of their own, or watch files.
 OTHERS = ["test_cli.py", "test_pidfile.py", "test_watch.py"]
-
-
-def download(folder, requirement):
-    """Get a source distribution of Dramatiq; return the file, or None."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-    ]
-    subprocess.run([*command, "--dest", folder, requirement], check=False, timeout=300)
-    return next(iter(folder.glob("*.tar.gz")), None)
 
 
 @pytest.fixture(scope="session")
@@ -66,43 +42,6 @@ def unpack(archive, package):
     (package / "__init__.py").touch()
     (package / "common.py").write_text("from tests.faults.dramatiq_plugin import *\n")
     return len(list(package.iterdir())) > 2
-
-
-def run(folder, state, environment):
-    """Run the suite; return the outcome of each test, and what the plugin found."""
-    here = folder / state
-    here.mkdir()
-    (here / "pytest.ini").write_text("[pytest]\n")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-c", "pytest.ini", "--rootdir", folder),
-            *("-p", "tests.faults.dramatiq_plugin", "-p", "no:randomly", "-p", "no:django"),
-            *("-p", "no:cacheprovider", "--timeout", "60", "--junitxml", "outcomes.xml"),
-            folder / PACKAGE,
-        ],
-        env={
-            **os.environ,
-            **environment,
-            "DATABASE": f"sqlite:///{here / 'tasks.sqlite3'}",
-            "DJANGO_SETTINGS_MODULE": "benchmarks.project.settings",
-            "DRILL_STATE": state,
-            # So that no test finds a command to run, such as RabbitMQ's to stop it.
-            "PATH": str(here),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
-        },
-        cwd=here,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SUITE_SECONDS,
-        check=False,
-    )
-    assert (here / "found.json").exists(), done.stdout[-4000:]
-    outcomes = {}
-    for case in xml.etree.ElementTree.parse(here / "outcomes.xml").iter("testcase"):
-        problems = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        outcomes[f"{case.get('classname')}::{case.get('name')}"] = (problems or ["passed"])[0]
-    return outcomes, json.loads((here / "found.json").read_text()), done.stdout
 
 
 @pytest.mark.timeout(len(STATES) * SUITE_SECONDS + 300)

@@ -11,12 +11,12 @@ import pytest
 import redis
 
 from taskstate.models import Task
-from tests import servers
-from tests.conftest import LIMIT_SECONDS
 from tests.faults.ledger import Ledger
 from tests.faults.web import Clients, Gunicorn, Uwsgi
-from tests.processes import end_script, environment, run_script, start_script
-from tests.workers import Rundramatiq, queue_of_its_own, send, wait_until
+from tests.support import servers
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.processes import end_script, environment, run_script, start_script
+from tests.support.workers import Rundramatiq, queue_of_its_own, send, wait_until
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ for number in range(rounds):
     website.send(3)
     assert os.waitpid(pid, 0)[1] == 0
 assert taskstate.flush(30)
-assert taskstate.stats().failures == 0, taskstate.stats()
+assert taskstate.stats().failed_flushes == 0, taskstate.stats()
 assert holder.opened == 1, "the parent's connection was broken"
 """
 
@@ -178,7 +178,7 @@ def test_a_pool_of_processes(method, server_database, ledger, report):
 PENDING = """
 import os, signal, sys, threading, time
 import taskstate
-from taskstate.pacing import BURST
+from taskstate.writer.pacing import BURST
 from tests.faults import website
 for number in range(BURST):
     website.send()

@@ -13,11 +13,9 @@ import types
 import pytest
 
 import taskstate
-from benchmarks.hooks import HOOKS
-from taskstate import values
+from benchmarks.workload.hooks import HOOKS
 from taskstate.middleware import StateMiddleware
-from tests.conftest import LIMIT_SECONDS, empty_tables
-from tests.faults.conftest import NIGHTLY
+from taskstate.transitions import sanitize
 from tests.faults.interrupts import (
     Account,
     Life,
@@ -29,7 +27,10 @@ from tests.faults.interrupts import (
     places,
     run,
 )
-from tests.processes import environment, run_script
+from tests.faults.options import NIGHTLY
+from tests.support.databases import empty_tables
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.processes import environment, run_script
 
 #: How often, where the interpreter decides when an exception is raised, and where the drill does.
 #: Where each message costs a commit it is less.
@@ -62,7 +63,7 @@ def _plain_tracebacks(monkeypatch):
     """Python formats an exception's text inside of a bare ``except``: what is raised there never
     arrives, and would be waited for without end."""
     plain = types.SimpleNamespace(format_exception=lambda *_, **__: ["Traceback"])
-    monkeypatch.setattr(values, "traceback", plain)
+    monkeypatch.setattr(sanitize, "traceback", plain)
 
 
 @pytest.fixture
@@ -78,26 +79,26 @@ def account(waits, sqlite):
 @both_modes
 def test_exceptions_injected_by_another_thread(waits, account, fine_switches, report):
     """As Dramatiq's own middleware does it."""
-    thread = account.writer._thread
+    thread = account.writer.thread._thread
     lives = [Life(account.state) for _ in range(THREADS)]
     with alive(lives, LIMIT_SECONDS):
         # Waiting for a commit takes longer than all else.
         interrupt(lives, INJECTED_WAITING if waits else INJECTED, 0.003 if waits else 0.0003, LIMIT)
 
     check(account, lives, report, hit=["before_ack"] if waits else HOOKS)
-    assert account.writer._thread is thread, "the writer's thread ended"
+    assert account.writer.thread._thread is thread, "the writer's thread ended"
 
 
 @both_modes
 def test_exceptions_before_any_bytecode(waits, account, fine_switches, report):
     """Also where this release of Python looks for none."""
-    thread = account.writer._thread
+    thread = account.writer.thread._thread
     times = (TRACED_WAITING if waits else TRACED) // THREADS
     lives = [TracedLife(account.state, times, prepare=lambda: None) for _ in range(THREADS)]
     run(lives, LIMIT)
 
     check(account, lives, report)
-    assert account.writer._thread is thread, "the writer's thread ended"
+    assert account.writer.thread._thread is thread, "the writer's thread ended"
 
 
 @both_modes
@@ -145,7 +146,7 @@ def check(account, lives, report, hit=HOOKS):
     )
     assert set(differences.values()) == {0}
     assert all(inside[hook] for hook in hit), "some hook was never hit"
-    assert (stats.failures, stats.refused, stats.dropped, stats.pending) == (0, 0, 0, 0)
+    assert (stats.failed_flushes, stats.rejected, stats.dropped, stats.pending) == (0, 0, 0, 0)
 
 
 def numbers(counts):

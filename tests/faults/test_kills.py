@@ -11,13 +11,13 @@ import time
 import pytest
 
 from taskstate.conf import Config
-from taskstate.writer import NAP_SECONDS
+from taskstate.writer.thread import NAP_SECONDS
 from tests.faults import acks
-from tests.faults.conftest import NIGHTLY
 from tests.faults.load import Load, Queue
+from tests.faults.options import NIGHTLY
 from tests.faults.watching import until
-from tests.processes import environment
-from tests.workers import Rundramatiq, queue_of_its_own
+from tests.support.processes import environment
+from tests.support.workers import Rundramatiq, queue_of_its_own
 
 pytestmark = pytest.mark.timeout(7200 if NIGHTLY else 900)
 

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from taskstate.conf import Config
-from tests import workers
 from tests.faults import private
-from tests.faults.conftest import NIGHTLY
 from tests.faults.expected import Expected
+from tests.faults.options import NIGHTLY
 from tests.faults.proxy import Proxy
 from tests.faults.watching import cpu_seconds, until
-from tests.processes import LiveProcess, environment, run_script
-from tests.workers import Rundramatiq
+from tests.support import workers
+from tests.support.processes import LiveProcess, environment, run_script
+from tests.support.workers import Rundramatiq
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -156,9 +156,10 @@ class Outage:
             f"{self.site.name} ({self.site.broker}): away for {OUTAGE_SECONDS} s; {during} of "
             f"{len(self.site.expected.ends)} messages sent in it and worked off after "
             f"{worked_off:.1f} s; right {took:.2f} s after its return; {len(faults)} rows wrong; "
-            f"{stats['failures']} tries of the sender failed, {stats['dropped']} dropped; lines "
-            f"logged: sender {len(sender)}, workers {[len(found) for found in by_process.values()]}"
-            f"; CPU seconds per second of waiting: {waited_for:.3f} (before: {idle:.3f})"
+            f"{stats['failed_flushes']} tries of the sender failed, {stats['dropped']} dropped; "
+            f"lines logged: sender {len(sender)}, workers "
+            f"{[len(found) for found in by_process.values()]}; CPU seconds per second of waiting: "
+            f"{waited_for:.3f} (before: {idle:.3f})"
         )
         assert faults == []
         assert took < self.right_seconds

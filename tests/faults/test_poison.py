@@ -1,4 +1,5 @@
-"""Poison: the rows that a database refuses stay out, each named once; all others get in.
+"""Poison: the rows that a database refuses stay out, each named once; all others get in, and so
+does the state of a row whose texts alone are refused.
 
 And what must not be taken for it: a schema that doesn't fit, a server that takes no writes.
 These are outages, and an outage loses nothing.
@@ -7,20 +8,26 @@ These are outages, and an outage loses nothing.
 import contextlib
 import math
 import random
+import re
 import time
 import uuid
 
+import dramatiq
 import pytest
 from django.db import connections
 from django.db.backends.signals import connection_created
 
+import taskstate
+from taskstate.conf import Config
 from taskstate.middleware import StateMiddleware
-from taskstate.models import Task
-from taskstate.transitions import Status
-from tests.conftest import empty_tables
-from tests.factories import make_id, make_transition
-from tests.faults.conftest import ALIAS, DATABASE, NIGHTLY
-from tests.stores.test_contract import constraint, renamed_table, trigger
+from taskstate.models import Task, user_key
+from taskstate.transitions.status import Status
+from taskstate.transitions.transition import RawFields
+from tests.faults.options import ALIAS, DATABASE, NIGHTLY
+from tests.support.databases import empty_tables
+from tests.support.factories import make_id, make_transition
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.stores import constraint, renamed_table, trigger
 
 ROWS = 1000
 #: Of the bad rows in a batch.
@@ -35,7 +42,7 @@ LONG = "€" * 255
 LONGEST = "\x01" * 255
 #: Of MariaDB's upsert: the statement with a usual row fits in, with a row of the longest texts it
 #: doesn't.  The server's own limit is the next multiple of 4 kB.
-PACKET_BYTES = 32 * 1024
+PACKET_BYTES = 40 * 1024
 
 #: What a try to write a batch takes at most, its transaction and the watermark included.
 STATEMENTS = {"upsert": 1, "orm": 7}
@@ -44,9 +51,11 @@ STATEMENTS = {"upsert": 1, "orm": 7}
 STATEMENTS_PER_ROW = {"upsert": 0, "orm": 27 / 999}
 LIMIT = 999
 
+UUIDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 
 class Flushing:
-    """A flusher over a store, stepped by hand; counts what it takes.
+    """A flush cycle over a store, stepped by hand; counts what it takes.
 
     Parameters:
       alias(str): The database.
@@ -55,7 +64,7 @@ class Flushing:
 
     def __init__(self, alias, store):
         self.alias = alias
-        self.flusher = StateMiddleware(store=store)._make_flusher()
+        self.cycle = StateMiddleware(store=store)._writer._cycle
         self.tries = []
         self.statements = 0
 
@@ -64,19 +73,22 @@ class Flushing:
         for number in numbers:
             text = text_of(number)
             names = ("actor_name", "queue_name", "description", "model_name", "app_name")
-            self.flusher.buffer.push(
-                make_transition(status, message_id=make_id(number), **dict.fromkeys(names, text))
+            transition = make_transition(
+                status, message_id=make_id(number), **dict.fromkeys(names, text)
             )
+            # The writer normalizes them, as it does what a hook has collected.
+            self.cycle.buffer.push(transition._replace(fields=RawFields(*transition.fields)))
 
     def flush(self, rows=ROWS):
         """Return whether all of it went; counts statements, and the rows of each try."""
         self.tries, self.statements = [], 0
-        store = self.flusher._store = self.flusher._store or self.flusher._open_store()
+        self.cycle._options = Config(max_batch_size=rows)
+        store = self.cycle.flusher._ready_store()
         write = store.write
         store.write = lambda batch: self.tries.append(len(batch)) or write(batch)
         try:
             with connections[self.alias].execute_wrapper(self._count):
-                return self.flusher.everything(rows)
+                return self.cycle.flush()
         finally:
             store.write = write
 
@@ -91,9 +103,9 @@ class Flushing:
 
 def most_tries(rows, bad):
     """A part that is bad and not alone is cut in two: there are so many levels of parts, and on
-    none of them are more bad parts than bad rows."""
+    none of them are more bad parts than bad rows.  A bad row is tried once more, without texts."""
     cuts = sum(min(2**level, bad) for level in range(math.ceil(math.log2(rows))))
-    return 1 + 2 * min(cuts, rows - 1)
+    return 1 + 2 * min(cuts, rows - 1) + bad
 
 
 def write_poisoned(flushing, number, text, signals, caplog):
@@ -105,7 +117,7 @@ def write_poisoned(flushing, number, text, signals, caplog):
     assert flushing.flush()
     signals.clear()
     caplog.clear()
-    refused_before = flushing.flusher.stats().refused
+    refused_before = flushing.cycle.stats().rejected
 
     flushing.push(range(ROWS), Status.DONE, lambda n: text if n in bad else "")
     started = time.monotonic()
@@ -120,10 +132,10 @@ def write_poisoned(flushing, number, text, signals, caplog):
     lines = [
         record.getMessage() for record in caplog.records if record.name.startswith("taskstate")
     ]
-    named = sorted(uuid.UUID(line.split(" of task ")[1].split()[0]).int for line in lines)
+    named = sorted(uuid.UUID(found).int for line in lines for found in UUIDS.findall(line))
     assert named == sorted(bad)
-    stats = flushing.flusher.stats()
-    assert (stats.refused - refused_before, stats.failures, stats.pending) == (number, 0, 0)
+    stats = flushing.cycle.stats()
+    assert (stats.rejected - refused_before, stats.failed_flushes, stats.pending) == (number, 0, 0)
     return f"{number} bad: {flushing.took}, {seconds:.2f} s"
 
 
@@ -153,10 +165,11 @@ def test_rows_over_the_packet_limit(server, drilled, signals, caplog, report):
         flushing = Flushing(ALIAS, "upsert")
         for number in NUMBERS if NIGHTLY else NUMBERS[:2]:
             took = write_poisoned(flushing, number, LONGEST, signals, caplog)
-            # There is surely room for one row only, so all parts are cut, without asking the
-            # server.  It ends the connection after each refusal: the next statement notices, and
-            # the new connection is asked for its limit.
-            tries, most = 2 * ROWS - 1, ROWS + 2 * number + 1
+            # The server ends the connection after each refusal: the next statement notices, and the
+            # new connection is asked for its limit.  By that, there is surely room for one row
+            # only, so at worst all parts are cut, without asking the server.  A refused row is
+            # tried again without its free texts.
+            tries, most = 2 * ROWS - 1 + number, ROWS + 7 * number + 1
             report(f"{took} (at most {tries} tries, {most} statements)")
             assert len(flushing.tries) <= tries
             assert flushing.statements <= most
@@ -173,6 +186,144 @@ def test_a_batch_over_the_packet_limit(store, server, drilled, caplog, report):
 
     report(f"{flushing.took}; at most {max(flushing.tries[3:])} rows in a statement")
     assert Task.objects.count() == ROWS
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("store", STORES)
+def test_a_key_that_the_client_refuses(store, database, caplog):
+    """Django's backend for MariaDB takes no 0 for an automatic key.  Past the check of keys, it is
+    bad data; and the check knows of it, so that the task is tracked without its user."""
+    user_key.cache_clear()
+    state = StateMiddleware(store=store, flush_interval=0.0)
+    for number in range(50):
+        message = dramatiq.Message(
+            queue_name="default",
+            actor_name="export",
+            args=(),
+            kwargs={"for_state": {"user_pk": 0 if number == 7 else number + 1}},
+            options={},
+            message_id=make_id(number),
+        )
+        state.after_enqueue(None, message, None)
+    assert taskstate.flush(LIMIT_SECONDS)
+
+    users = {task.message_id.int: task.user_id for task in Task.objects.all()}
+    assert users == {n: None if n == 7 else n + 1 for n in range(50)}
+    (line,) = caplog.messages
+    assert "actor export is tracked without its user" in line
+    assert "0 is not a valid key" in line
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_row_that_the_client_refuses(database, caplog):
+    """Should the check of keys ever let one pass: all others are written, and it is named."""
+    flushing = Flushing(database, "orm")
+    flushing.cycle.buffer._normalize = lambda transition: transition
+    for number in range(50):
+        user_pk = 0 if number == 7 else number + 1
+        flushing.cycle.buffer.push(make_transition(message_id=make_id(number), user_pk=user_pk))
+    assert flushing.flush()
+
+    assert Task.objects.count() == 49
+    (line,) = caplog.messages
+    assert f"The state of task {make_id(7)} (enqueued, actor actor) is not written" in line
+    assert "because the database rejects it as bad data" in line
+    assert "AutoField" in line
+
+
+@contextlib.contextmanager
+def character_set(alias, name):
+    """Let the table hold no more than the characters of a set."""
+
+    def convert(to):
+        with connections[alias].cursor() as cursor:
+            cursor.execute(f"ALTER TABLE taskstate_task CONVERT TO CHARACTER SET {to}")
+
+    convert(name)
+    try:
+        yield
+    finally:
+        Task.objects.all().delete()
+        convert("utf8mb4")
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("name", ["utf8mb3", "latin1"])
+def test_a_text_that_the_table_can_not_hold(name, store, database, signals, caplog):
+    """An emoji in a comment on the line of the traceback: the final state is written, and told, and
+    so is whatever else the table takes."""
+    with character_set(database, name):
+        flushing = Flushing(database, store)
+        flushing.push(range(50), Status.RUNNING)
+        assert flushing.flush()
+        signals.clear()
+        texts = {"error": "ValueError: no", "traceback": "raise ValueError  # 😀"}
+        flushing.push(range(49), Status.DONE)
+        flushing.cycle.buffer.push(make_transition(Status.FAILED, message_id=make_id(49), **texts))
+        assert flushing.flush()
+
+        statuses = {task.message_id.int: task.status for task in Task.objects.all()}
+        assert statuses == {**dict.fromkeys(range(49), "done"), 49: "failed"}
+        row = Task.objects.get(pk=make_id(49))
+        assert (row.error, row.traceback) == ("ValueError: no", None)
+        (told,) = [task for task, _ in signals if task.pk == row.pk]
+        assert (len(signals), told.error, told.traceback) == (50, row.error, None)
+        (line,) = caplog.messages
+        assert "actor actor is written without its traceback: " in line
+        # What names the actor is no text to leave out.
+        flushing.cycle.buffer.push(make_transition(message_id=make_id(50), actor_name="😀"))
+        assert flushing.flush()
+        assert "is not written, because the database rejects it as bad data" in caplog.messages[-1]
+
+
+LIMITED = {
+    "postgresql": "SET statement_timeout = '300ms'",
+    "mysql": "SET max_statement_time = 0.3",
+}
+PACED = {
+    "postgresql": [
+        trigger.CREATE["postgresql"][0].replace(
+            "IF NEW.app_name = 'forbidden' THEN RAISE EXCEPTION 'forbidden'; END IF;",
+            "PERFORM pg_sleep(0.003);",
+        ),
+        "CREATE TRIGGER forbid BEFORE INSERT ON taskstate_task FOR EACH ROW "
+        "EXECUTE FUNCTION forbid()",
+    ],
+    "mysql": [
+        f"CREATE TRIGGER forbid_{event} BEFORE INSERT ON taskstate_task FOR EACH ROW "
+        f"SET @slept = SLEEP({seconds})"
+        for event, seconds in (("INSERT", 0.003), ("UPDATE", 0))
+    ],
+}
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_batch_over_the_time_limit(store, server_database, caplog, report):
+    """By the server's own limit for statements: the whole would take as long with each try."""
+
+    def limit(connection, **kwargs):
+        with connection.cursor() as cursor:
+            cursor.execute(LIMITED[connection.vendor])
+
+    flushing = Flushing(server_database, store)
+    flushing.push([0], Status.ENQUEUED)
+    assert flushing.flush()
+    with trigger(server_database, PACED):
+        limit(connections[server_database])
+        connection_created.connect(limit)
+        try:
+            flushing.push(range(300), Status.DONE)
+            assert flushing.flush()
+        finally:
+            connection_created.disconnect(limit)
+            connections[server_database].close()
+
+    report(flushing.took)
+    assert Task.objects.filter(status="done").count() == 300
+    stats = flushing.cycle.stats()
+    assert (stats.failed_flushes, stats.rejected, stats.pending) == (0, 0, 0)
     assert caplog.messages == []
 
 
@@ -223,8 +374,8 @@ def outlive(outage, alias, store, caplog):
     expected = {n: ["failed", "running", "done", "running"][n % 4] for n in range(ROWS)}
     found = {task.message_id.int: task.status for task in Task.objects.all()}
     assert found == expected
-    stats = flushing.flusher.stats()
-    assert (stats.failures, stats.refused, stats.dropped, stats.pending) == (3, 0, 0, 0)
+    stats = flushing.cycle.stats()
+    assert (stats.failed_flushes, stats.rejected, stats.dropped, stats.pending) == (3, 0, 0, 0)
     began, ended = [
         record.getMessage() for record in caplog.records if record.name.startswith("taskstate")
     ]

@@ -14,8 +14,8 @@ import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
 from taskstate.signals import task_changed
-from tests.conftest import LIMIT_SECONDS
-from tests.harness import Workers, make_broker
+from tests.support.harness import Workers, make_broker
+from tests.support.limits import LIMIT_SECONDS
 
 THREADS = 4
 MESSAGES = 50
@@ -174,7 +174,7 @@ def test_receivers_that_misbehave(store, waits, database, caplog, report):
         assert len(set(transitions)) == len(transitions)
         assert {"running", "done"} <= set(transitions) <= {"enqueued", "running", "done"}
     stats = taskstate.stats()
-    assert (stats.failures, stats.refused, stats.dropped, stats.pending) == (0, 0, 0, 0)
+    assert (stats.failed_flushes, stats.rejected, stats.dropped, stats.pending) == (0, 0, 0, 0)
     assert [record for record in caplog.records if record.name.startswith("taskstate")] == []
     if waits:
         assert times.acknowledged[slow] < receivers.ended_at

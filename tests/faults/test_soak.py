@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import DATABASE, NIGHTLY
 from tests.faults.load import Load, Queue
+from tests.faults.options import DATABASE, NIGHTLY
 from tests.faults.watching import until
-from tests.processes import environment
-from tests.workers import Rundramatiq, queue_of_its_own
+from tests.support.processes import environment
+from tests.support.workers import Rundramatiq, queue_of_its_own
 
 #: How long each of two runs takes, and how long of it they warm up: until every thread has had its
 #: connections, every cache is filled, and the memory that a full queue takes was needed once.

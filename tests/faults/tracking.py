@@ -19,10 +19,10 @@ django.setup()
 
 import taskstate  # noqa: E402
 from taskstate.middleware import StateMiddleware  # noqa: E402
-from taskstate.transitions import Status  # noqa: E402
-from tests.factories import make_id, make_transition  # noqa: E402
+from taskstate.transitions.status import Status  # noqa: E402
+from tests.faults.clock import database_time  # noqa: E402
 from tests.faults.crowd import run  # noqa: E402
-from tests.faults.test_clear import database_time  # noqa: E402
+from tests.support.factories import make_id, make_transition  # noqa: E402
 
 #: Messages that begin at once, and how many of these rounds later they are done.
 ROUND = 20
@@ -56,7 +56,7 @@ def work():
         "rounds": rounds,
         "flushed": flushed,
         "unchanged": stats.rows_unchanged,
-        "failures": stats.failures,
+        "failures": stats.failed_flushes,
     }
 
 

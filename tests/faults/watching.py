@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.conftest import LIMIT_SECONDS
+from tests.support.limits import LIMIT_SECONDS
 
 ESTABLISHED = "01"
 

@@ -13,7 +13,7 @@ django.setup()
 
 from django.dispatch import receiver  # noqa: E402
 
-from benchmarks.project import tasks  # noqa: E402
+from benchmarks.demo.project import tasks  # noqa: E402
 from taskstate.middleware import StateMiddleware  # noqa: E402
 from taskstate.signals import task_changed  # noqa: E402
 

@@ -1,18 +1,23 @@
 """How long the writer's thread keeps its connection."""
 
 import select
+import threading
 import time
 
 import django
 import pytest
-from django.db import IntegrityError, OperationalError, connections
+from django.db import DatabaseError, IntegrityError, OperationalError, connections
 from django.db.backends.signals import connection_created
 
-from taskstate.stores import BadDataError
-from taskstate.stores.base import TIDY_SECONDS, DatabaseStore
-from tests.conftest import LIMIT_SECONDS, use_database
-from tests.factories import make_entry, make_transition
-from tests.stores.test_contract import STORES
+import taskstate
+from taskstate.middleware import StateMiddleware
+from taskstate.stores import BadDataError, base
+from taskstate.stores.base import CONNECTION_CHECK_SECONDS, DatabaseStore
+from taskstate.utils.sync import WriterThread
+from tests.support.databases import use_database
+from tests.support.factories import make_id, make_pending, make_transition
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.stores import STORES
 
 
 class Clock:
@@ -39,8 +44,8 @@ def written_through(request, database, monkeypatch, clock):
     def written(age):
         monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", age)
         store = request.param(clock)
-        store.write([make_entry(make_transition())])
-        store.tidy()
+        store.write([make_pending(make_transition())])
+        store.close_stale_connections()
         return store, connection
 
     yield written
@@ -51,8 +56,8 @@ def test_while_it_is_busy_it_does_not_connect_again(written_through):
     """Even if connections are meant to live for one request: that is for requests."""
     store, kept = written_through(0)
     raw = kept.connection
-    store.write([make_entry(make_transition(hop=2))])
-    store.tidy()
+    store.write([make_pending(make_transition(stamp=2))])
+    store.close_stale_connections()
 
     assert raw is not None
     assert kept.connection is raw
@@ -61,10 +66,10 @@ def test_while_it_is_busy_it_does_not_connect_again(written_through):
 def test_at_rest_it_keeps_none_that_it_should_not(written_through):
     """A hundred idle processes hold no connection."""
     store, kept = written_through(0)
-    store.rest()
+    store.close_idle_connections()
     assert kept.connection is None
 
-    store.write([make_entry(make_transition(hop=2))])
+    store.write([make_pending(make_transition(stamp=2))])
     assert kept.connection is not None
 
 
@@ -72,17 +77,19 @@ def test_at_rest_it_keeps_none_that_it_should_not(written_through):
 def test_at_rest_it_keeps_what_may_be_kept(written_through, age):
     """As CONN_MAX_AGE has it."""
     store, kept = written_through(age)
-    store.rest()
+    store.close_idle_connections()
 
     assert kept.connection is not None
 
 
-@pytest.mark.parametrize("step", [DatabaseStore.tidy, DatabaseStore.rest])
+@pytest.mark.parametrize(
+    "step", [DatabaseStore.close_stale_connections, DatabaseStore.close_idle_connections]
+)
 def test_an_old_connection_is_closed(written_through, step, clock):
     """When it is older than CONN_MAX_AGE, busy or not."""
     store, kept = written_through(3600)
     kept.close_at = 0.0
-    clock.now += TIDY_SECONDS
+    clock.now += CONNECTION_CHECK_SECONDS
     step(store)
 
     assert kept.connection is None
@@ -96,11 +103,11 @@ def test_a_broken_connection_is_closed_at_once(written_through, monkeypatch):
         connection.errors_occurred = True
         raise OperationalError("the server closed the connection unexpectedly")
 
-    monkeypatch.setattr(store, "_write_once", fail)
+    monkeypatch.setattr(store, "_write_fenced", fail)
     monkeypatch.setattr(kept, "is_usable", lambda: False)
     with pytest.raises(OperationalError):
-        store.write([make_entry(make_transition(hop=2))])
-    store.tidy()
+        store.write([make_pending(make_transition(stamp=2))])
+    store.close_stale_connections()
 
     assert kept.connection is None
 
@@ -111,10 +118,10 @@ def fail_with(error, store, monkeypatch):
     def fail(connection, batch):
         raise error
 
-    monkeypatch.setattr(store, "_write_once", fail)
+    monkeypatch.setattr(store, "_write_fenced", fail)
     with pytest.raises((type(error), BadDataError)):
-        store.write([make_entry(make_transition(hop=2))])
-    store.tidy()
+        store.write([make_pending(make_transition(stamp=2))])
+    store.close_stale_connections()
 
 
 def test_after_an_outage_it_connects_anew(written_through, monkeypatch):
@@ -140,9 +147,60 @@ def test_a_connection_that_a_receiver_opens_is_looked_after(written_through):
     kept.close()
     kept.ensure_connection()
     kept.close_at = 0.0
-    store.tidy()
+    store.close_stale_connections()
 
     assert kept.connection is None
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_writers_thread_keeps_no_statements(database, make_store, settings):
+    """With DEBUG, Django keeps thousands of each connection: whole batches, and what receivers ask
+    for.  In other threads they are left alone: a test may count them."""
+    settings.DEBUG = True
+    kept = []
+
+    def write():
+        store = make_store()
+        for stamp in range(1, 4):
+            store.close_stale_connections()
+            store.write([make_pending(make_transition(stamp=stamp))])
+            with connections["default"].cursor() as cursor:
+                cursor.execute("SELECT 1")
+            assert connections[database].queries_log
+            store.close_stale_connections()
+            kept.append(sum(len(c.queries_log) for c in connections.all()))
+        store.close()
+
+    for make_thread in (WriterThread, threading.Thread):
+        kept.clear()
+        thread = make_thread(target=write)
+        thread.start()
+        thread.join(LIMIT_SECONDS)
+        assert len(kept) == 3
+        assert any(kept) == (make_thread is not WriterThread)
+
+
+@pytest.mark.parametrize("name", ["orm", "upsert"])
+def test_the_thread_of_the_middleware_is_a_writers(database, name, settings, signals):
+    """So its connection keeps no statement, and nobody's memory grows."""
+    settings.DEBUG = True
+    made = []
+
+    def note(connection, **kwargs):
+        made.append(connection)
+
+    connection_created.connect(note)
+    try:
+        state = StateMiddleware(store=name)
+        for number in range(5):
+            state._writer.push(make_transition(message_id=make_id(number)))
+            assert taskstate.flush(LIMIT_SECONDS)
+    finally:
+        connection_created.disconnect(note)
+
+    assert len(signals) == 5
+    assert [len(connection.queries_log) for connection in made] == [0] * len(made)
+    assert made
 
 
 KILL = {
@@ -168,14 +226,33 @@ def test_a_connection_that_the_server_has_closed_is_no_outage(server_database, m
     """The batch goes by a new one at once; a change whose answer was lost is told all the same."""
     store = make_store()
     connection = connections[server_database]
-    store.write([make_entry(make_transition())])
+    store.write([make_pending(make_transition())])
     end_by_the_server(connection)
 
-    entry = make_entry(make_transition(hop=2))
+    entry = make_pending(make_transition(stamp=2))
     written = store.write([entry])
 
-    assert [change.entry for change in written.changes] == [entry]
-    assert entry.uncertain
+    assert [change.pending for change in written.changes] == [entry]
+    assert entry.maybe_committed
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_closed_connection_may_be_the_answer_to_too_large_a_batch(
+    database, make_store, monkeypatch
+):
+    """The server is asked for its limit then, and the writer halves what may be more than that."""
+    monkeypatch.setattr(base, "_max_allowed_packet", lambda connection: 20_000.0)
+    store = make_store()
+    batch = [make_pending(make_transition(message_id=make_id(n))) for n in (1, 2)]
+    store.write(batch)
+    end_by_the_server(connections[database])
+
+    batch = [make_pending(make_transition(message_id=make_id(n), stamp=2)) for n in (1, 2)]
+    with pytest.raises(BadDataError, match="max_allowed_packet"):
+        store.write(batch)
+
+    assert [len(store.write([pending]).changes) for pending in batch] == [1, 1]
 
 
 @pytest.mark.parametrize("make_store", STORES)
@@ -193,7 +270,7 @@ def test_a_new_connection_that_is_closed_at_once_is_no_outage(server_database, m
 
     connection_created.connect(end)
     try:
-        store.write([make_entry(make_transition())])
+        store.write([make_pending(make_transition())])
     finally:
         connection_created.disconnect(end)
     assert new.count(connection) > 1, "the first one was not ended"
@@ -225,7 +302,28 @@ def test_a_pool_whose_connections_the_server_has_closed_is_no_outage(pool, make_
         assert select.select([raw], [], [], LIMIT_SECONDS)[0], "the server has not closed it"
         pool.putconn(raw)
 
-    store.write([make_entry(make_transition())])
+    store.write([make_pending(make_transition())])
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_pooled_connection_that_was_refused_is_not_used_again(pool, make_store, monkeypatch):
+    """Its server may have become read-only, while another one has taken over the address."""
+    store = make_store()
+    used = []
+
+    def refuse(connection, batch):
+        connection.ensure_connection()
+        used.append(connection.connection)
+        raise DatabaseError("read-only")
+
+    monkeypatch.setattr(store, "_write_fenced", refuse)
+    for _ in range(3):
+        store.close_stale_connections()
+        with pytest.raises(DatabaseError):
+            store.write([make_pending(make_transition())])
+
+    assert len(set(map(id, used))) == 3
+    assert all(raw.closed for raw in used)
 
 
 @pytest.mark.parametrize("make_store", STORES)
@@ -233,7 +331,7 @@ def test_a_second_lost_connection_is_an_outage(server_database, make_store, monk
     """It tries once more, not for ever."""
     store = make_store()
     connection = connections[server_database]
-    store.write([make_entry(make_transition())])
+    store.write([make_pending(make_transition())])
     end_by_the_server(connection)
     tries = []
 
@@ -243,6 +341,6 @@ def test_a_second_lost_connection_is_an_outage(server_database, make_store, monk
 
     monkeypatch.setattr(connection, "get_new_connection", refuse)
     with pytest.raises(OperationalError, match="refuses"):
-        store.write([make_entry(make_transition(hop=2))])
+        store.write([make_pending(make_transition(stamp=2))])
 
     assert len(tries) == 1

@@ -11,22 +11,26 @@ import uuid
 import django
 import pytest
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.db import connections, transaction
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from taskstate import values
 from taskstate.models import Task, Watermark
-from taskstate.stores import BadDataError, base, watermark
-from taskstate.stores.orm import OrmStore
+from taskstate.stores import BadDataError, TimeLimitError, orm
+from taskstate.stores.clock import current_time_sql
+from taskstate.stores.dialects.base import Dialect
+from taskstate.stores.fence import raise_fence, read_fence
 from taskstate.stores.upsert import UpsertStore
-from taskstate.transitions import Status, precedence
-from tests.conftest import LIMIT_SECONDS
-from tests.factories import START, make_entry, make_id, make_transition
-from tests.strategies import transitions
-
-STORES = [OrmStore, UpsertStore]
+from taskstate.transitions import sanitize
+from taskstate.transitions.rank import rank_below_stamp
+from taskstate.transitions.status import Status
+from taskstate.transitions.transition import sort_key
+from tests.support.factories import START, make_id, make_pending, make_transition
+from tests.support.limits import LIMIT_SECONDS
+from tests.support.stores import STORES, constraint, renamed_table, trigger
+from tests.support.strategies import transitions
 
 
 @pytest.fixture(params=STORES)
@@ -58,24 +62,26 @@ NOTHING = {
     "progress": None,
     "progress_text": None,
     "error": None,
+    "user_error": None,
     "traceback": None,
     "next_attempt_at": None,
     "result": None,
     "metadata": None,
     "stored_message": None,
 }
-EXTRAS = {
+DETAILS = {
     "progress": 66.67,
     "progress_text": "Grüße, 😀",
     "error": 'Boom: "a", {b}, \\ NULL',
+    "user_error": 'It has "boomed", {é}, \\ NULL',
     "traceback": 'Traceback\n  File "x.py", line 1\n\tBoom',
     "next_attempt_at": START + 60_000,
     "result": '{"rows":[1,2.5,null,"\\u00fc"]}',
     "metadata": '"a\\"b\\\\c"',
     "stored_message": '{"args":["%s"]}',
 }
-EXTRA_COLUMNS = {
-    **EXTRAS,
+DETAIL_COLUMNS = {
+    **DETAILS,
     "next_attempt_at": moment(START + 60_000),
     "result": {"rows": [1, 2.5, None, "ü"]},
     "metadata": 'a"b\\c',
@@ -83,13 +89,15 @@ EXTRA_COLUMNS = {
 
 
 @pytest.mark.parametrize(
-    ("extras", "extra_columns"), [({}, NOTHING), (EXTRAS, EXTRA_COLUMNS)], ids=["usual", "extras"]
+    ("details", "detail_columns"),
+    [({}, NOTHING), (DETAILS, DETAIL_COLUMNS)],
+    ids=["usual", "details"],
 )
-def test_a_fact_becomes_a_row(store, database, extras, extra_columns):
+def test_a_fact_becomes_a_row(store, database, details, detail_columns):
     """Field by field, and the task that is announced is that row."""
     fact = make_transition(
         Status.DONE,
-        hop=3,
+        stamp=3,
         at=START + 5,
         actor_name="export",
         queue_name="slow",
@@ -97,13 +105,14 @@ def test_a_fact_becomes_a_row(store, database, extras, extra_columns):
         enqueued_at=START,
         started_at=START + 1,
         user_pk=7,
+        tenant="Ä",
         description="Grüße, 😀",
         model_name="Invoice",
         app_name="shop",
-        **extras,
+        **details,
     )
 
-    written = store.write([make_entry(fact)])
+    written = store.write([make_pending(fact)])
 
     expected = {
         "message_id": uuid.UUID(fact.message_id),
@@ -112,6 +121,7 @@ def test_a_fact_becomes_a_row(store, database, extras, extra_columns):
         "actor_name": "export",
         "queue_name": "slow",
         "user_id": 7,
+        "tenant": "Ä",
         "description": "Grüße, 😀",
         "model_name": "Invoice",
         "app_name": "shop",
@@ -120,8 +130,9 @@ def test_a_fact_becomes_a_row(store, database, extras, extra_columns):
         "finished_at": moment(START + 5),
         "updated_at": moment(START + 5),
         "worker": f"{socket.gethostname()}:{os.getpid()}",
-        "rank": fact.rank,
-        **extra_columns,
+        "stamp": 3,
+        "rank": rank_below_stamp(fact.rank),
+        **detail_columns,
     }
     assert columns(row()) == expected
     (change,) = written.changes
@@ -135,7 +146,7 @@ def test_a_fact_becomes_a_row(store, database, extras, extra_columns):
 @pytest.mark.parametrize("status", Status)
 def test_only_a_finished_task_has_finished_at(store, status):
     """And each has updated_at: when it happened, not when it was written."""
-    store.write([make_entry(make_transition(status, at=START + 5))])
+    store.write([make_pending(make_transition(status, at=START + 5))])
 
     is_finished = status in {Status.DONE, Status.FAILED, Status.SKIPPED}
     assert row().finished_at == (moment(START + 5) if is_finished else None)
@@ -144,10 +155,10 @@ def test_only_a_finished_task_has_finished_at(store, status):
 
 def test_a_newer_fact_replaces_the_row_whole(store):
     """Every column follows the fact that wins."""
-    store.write([make_entry(make_transition(Status.FAILED, attempt=3, description="old"))])
-    newer = make_transition(Status.ENQUEUED, hop=2, description="new", user_pk=1)
+    store.write([make_pending(make_transition(Status.FAILED, attempt=3, description="old"))])
+    newer = make_transition(Status.ENQUEUED, stamp=2, description="new", user_pk=1)
 
-    written = store.write([make_entry(newer)])
+    written = store.write([make_pending(newer)])
 
     (change,) = written.changes
     assert not change.task._state.adding
@@ -157,22 +168,25 @@ def test_a_newer_fact_replaces_the_row_whole(store):
 
 @pytest.mark.parametrize("others", [[], [make_transition(message_id=make_id(2), error="x")]])
 def test_a_newer_fact_empties_what_it_does_not_hold(store, others):
-    """Whether or not another fact of the batch holds extras."""
-    store.write([make_entry(make_transition(Status.RUNNING, **EXTRAS))])
+    """Whether or not another fact of the batch holds details."""
+    store.write([make_pending(make_transition(Status.RUNNING, **DETAILS))])
 
-    store.write([make_entry(fact) for fact in [make_transition(hop=2), *others]])
+    store.write([make_pending(fact) for fact in [make_transition(stamp=2), *others]])
 
-    assert {name: getattr(row(), name) for name in EXTRAS} == NOTHING
+    assert {name: getattr(row(), name) for name in DETAILS} == NOTHING
     assert row().worker is None
 
 
 @pytest.mark.parametrize("character", ["x", "漢", "😀", '"', "\\", "\x01"], ids=ascii)
 def test_the_longest_texts_are_kept_whole(store, character):
     """An encoder of the project's may write characters of several bytes."""
-    lengths = {"stored_message": values.STORED_MESSAGE_LENGTH, "traceback": values.TRACEBACK_LENGTH}
+    lengths = {
+        "stored_message": sanitize.STORED_MESSAGE_LENGTH,
+        "traceback": sanitize.TRACEBACK_LENGTH,
+    }
     texts = {name: character * length for name, length in lengths.items()}
 
-    store.write([make_entry(make_transition(**texts))])
+    store.write([make_pending(make_transition(**texts))])
 
     assert {name: getattr(row(), name) for name in texts} == texts
 
@@ -180,42 +194,42 @@ def test_the_longest_texts_are_kept_whole(store, character):
 @pytest.mark.parametrize("number", ["1e+23", "1e+308", "-0.0", "5e-324", "1.0"])
 def test_a_number_that_the_database_writes_in_another_way(store, number):
     """PostgreSQL returns 1e+23 as a whole number, which is another one: the change is told."""
-    entry = make_entry(make_transition(result=number))
+    entry = make_pending(make_transition(result=number))
     assert len(store.write([entry]).changes) == 1
     assert store.write([entry]).changes == []
 
-    entry.uncertain = True
+    entry.maybe_committed = True
     assert len(store.write([entry]).changes) == 1
 
 
 def test_a_result_that_python_takes_for_the_same(store):
     """1 and true are equal there, and not in JSON."""
-    store.write([make_entry(make_transition(result="[1]"))])
-    store.write([make_entry(make_transition(Status.DONE, result="[true]"))])
+    store.write([make_pending(make_transition(result="[1]"))])
+    store.write([make_pending(make_transition(Status.DONE, result="[true]"))])
     assert row().result[0] is True
 
 
 def test_the_time_of_writing_is_the_databases(store, database):
     """It grows with each change, and with nothing else: it is a cursor for those who follow."""
-    store.write([make_entry(make_transition(at=START))])
+    store.write([make_pending(make_transition(at=START))])
     first = row().written_at
-    store.write([make_entry(make_transition(at=START - 1))])
+    store.write([make_pending(make_transition(at=START - 1))])
     assert row().written_at == first
 
     with connections[database].cursor() as cursor:
-        cursor.execute(f"SELECT {watermark.clock_of(connections[database])}")
+        cursor.execute(f"SELECT {current_time_sql(connections[database])}")
         (before,) = cursor.fetchone()
-    store.write([make_entry(make_transition(Status.DONE))])
+    store.write([make_pending(make_transition(Status.DONE))])
     assert first <= before <= row().written_at + 1000  # SQLite's clock has milliseconds.
     assert abs(before / 1_000_000 - time.time()) < 3600
 
 
 def test_an_older_fact_changes_nothing(store):
     """No signal for a write that lost."""
-    store.write([make_entry(make_transition(Status.DONE, description="done"))])
+    store.write([make_pending(make_transition(Status.DONE, description="done"))])
     before = columns(row())
 
-    written = store.write([make_entry(make_transition(Status.RUNNING, description="late"))])
+    written = store.write([make_pending(make_transition(Status.RUNNING, description="late"))])
 
     assert (list(written.changes), written.unchanged) == ([], 1)
     assert columns(row()) == before
@@ -223,11 +237,11 @@ def test_an_older_fact_changes_nothing(store):
 
 def test_the_same_fact_again_changes_nothing(store):
     """Unless its first commit was never heard of: then it counts as changed."""
-    entry = make_entry(make_transition(Status.DONE, started_at=START, user_pk=3))
+    entry = make_pending(make_transition(Status.DONE, started_at=START, user_pk=3))
     store.write([entry])
     assert store.write([entry]).changes == []
 
-    entry.uncertain = True
+    entry.maybe_committed = True
 
     (change,) = store.write([entry]).changes
     assert change.task == row()
@@ -235,17 +249,17 @@ def test_the_same_fact_again_changes_nothing(store):
 
 def test_a_batch_of_all_kinds(store):
     """New, newer, older and known facts in one batch, in any order."""
-    old = [make_entry(make_transition(Status.RUNNING, message_id=make_id(n))) for n in range(30)]
+    old = [make_pending(make_transition(Status.RUNNING, message_id=make_id(n))) for n in range(30)]
     store.write(old)
     batch = [
-        *(make_entry(make_transition(Status.DONE, message_id=make_id(n))) for n in range(10)),
+        *(make_pending(make_transition(Status.DONE, message_id=make_id(n))) for n in range(10)),
         *(
-            make_entry(make_transition(Status.ENQUEUED, message_id=make_id(n)))
+            make_pending(make_transition(Status.ENQUEUED, message_id=make_id(n)))
             for n in range(10, 20)
         ),
         *old[20:],
         *(
-            make_entry(make_transition(Status.DELAYED, message_id=make_id(n)))
+            make_pending(make_transition(Status.DELAYED, message_id=make_id(n)))
             for n in range(30, 40)
         ),
     ]
@@ -262,10 +276,10 @@ def test_a_batch_of_all_kinds(store):
 
 def test_a_large_batch(store):
     """More rows than some databases take parameters."""
-    batch = [make_entry(make_transition(message_id=make_id(n))) for n in range(2500)]
+    batch = [make_pending(make_transition(message_id=make_id(n))) for n in range(2500)]
     assert len(store.write(batch).changes) == 2500
     done = [
-        make_entry(make_transition(Status.DONE, message_id=make_id(n), started_at=START))
+        make_pending(make_transition(Status.DONE, message_id=make_id(n), started_at=START))
         for n in range(2500)
     ]
 
@@ -298,11 +312,11 @@ def test_a_large_batch(store):
 def test_a_tie_goes_to_content(lesser, greater, store, database):
     """The same one wins whatever the order, in the table as in memory."""
     facts = [make_transition(Status.RUNNING, happened_at=1.0, **part) for part in (lesser, greater)]
-    assert max(facts, key=precedence) is facts[1]
+    assert max(facts, key=sort_key) is facts[1]
     rows = []
     for order in (facts, facts[::-1]):
         Task.objects.using(database).all().delete()
-        changes = [len(store.write([make_entry(fact)]).changes) for fact in order]
+        changes = [len(store.write([make_pending(fact)]).changes) for fact in order]
         assert changes == ([1, 1] if order is facts else [1, 0])
         rows.append(columns(row()))
 
@@ -318,20 +332,18 @@ def test_a_tie_goes_to_content(lesser, greater, store, database):
     facts=st.lists(transitions(), min_size=1, max_size=6),
     order=st.randoms(use_true_random=False),
 )
-@hypothesis_settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_repetition_and_split_ends_in_the_same_row(store, database, facts, order):
     """The table is the maximum, merged in memory or in the database, in whatever order."""
     Task.objects.using(database).all().delete()
-    winner = max(facts, key=precedence)
-    expected = make_entry(winner)
+    winner = max(facts, key=sort_key)
+    expected = make_pending(winner)
     repeated = facts + order.choices(facts, k=2)
     order.shuffle(repeated)
     while repeated:
         size = order.randint(1, len(repeated))
         batch, repeated = repeated[:size], repeated[size:]
-        type(store)().write([make_entry(*batch)])
+        type(store)().write([make_pending(*batch)])
 
     stored = columns(row())
     Task.objects.using(database).all().delete()
@@ -342,13 +354,15 @@ def test_any_order_repetition_and_split_ends_in_the_same_row(store, database, fa
 def test_a_clear_between_two_batches(store, database):
     """What happened before it stays dead, what happens after it is written: in the same batch,
     and though the store has written before."""
-    store.write([make_entry(make_transition(message_id=make_id(9)))])
-    before = [make_entry(make_transition(Status.RUNNING, message_id=make_id(n))) for n in range(3)]
+    store.write([make_pending(make_transition(message_id=make_id(9)))])
+    before = [
+        make_pending(make_transition(Status.RUNNING, message_id=make_id(n))) for n in range(3)
+    ]
     Task.objects.all().delete()
-    assert watermark.close(database, LIMIT_SECONDS)
+    assert raise_fence(database, LIMIT_SECONDS)
     after = make_transition(message_id=make_id(5), happened_at=time.monotonic() + 1)
 
-    written = store.write([*before, make_entry(after)])
+    written = store.write([*before, make_pending(after)])
 
     assert (written.rows, written.unchanged) == (1, 3)
     assert [change.task.pk.int for change in written.changes] == [5]
@@ -360,13 +374,13 @@ def test_a_clear_between_two_batches(store, database):
 def test_a_clear_that_is_not_done_yet(store, database):
     """A row that an earlier try has written may still be there: what is younger than the clear is
     written all the same."""
-    old = make_entry(make_transition(Status.RUNNING))
+    old = make_pending(make_transition(Status.RUNNING))
     store.write([old])
-    old.uncertain = True
-    assert watermark.close(database, LIMIT_SECONDS)
+    old.maybe_committed = True
+    assert raise_fence(database, LIMIT_SECONDS)
     young = make_transition(message_id=make_id(2), happened_at=time.monotonic() + 1)
 
-    written = store.write([old, make_entry(young)])
+    written = store.write([old, make_pending(young)])
 
     assert make_id(2) in {str(change.task.pk) for change in written.changes}
     assert row(2).status == "enqueued"
@@ -374,9 +388,9 @@ def test_a_clear_that_is_not_done_yet(store, database):
 
 def test_a_row_that_was_marked_as_lost_is_not_told_anew(store):
     """It has the rank of the fact whose commit was never heard of, and says something else."""
-    entry = make_entry(make_transition(Status.RUNNING))
+    entry = make_pending(make_transition(Status.RUNNING))
     store.write([entry])
-    entry.uncertain = True
+    entry.maybe_committed = True
     Task.objects.update(status=Status.FAILED, error="lost")
 
     assert list(store.write([entry]).changes) == []
@@ -386,9 +400,9 @@ def test_a_row_that_was_marked_as_lost_is_not_told_anew(store):
 def test_a_clock_that_is_set_back(store, database):
     """A clear that lies in the future by the database's clock has happened: what follows is
     written."""
-    store.write([make_entry(make_transition())])
+    store.write([make_pending(make_transition())])
     Watermark.objects.using(database).update(cleared_at=2**62 // 1000)
-    later = make_entry(make_transition(hop=2, happened_at=time.monotonic() + 1))
+    later = make_pending(make_transition(stamp=2, happened_at=time.monotonic() + 1))
 
     assert store.write([later]).rows == 1
 
@@ -397,8 +411,8 @@ def test_no_two_clears_leave_the_same_mark(database):
     """However quickly they follow each other: a store tells them apart by it."""
     marks = []
     for _ in range(5):
-        assert watermark.close(database, LIMIT_SECONDS)
-        marks.append(watermark.look(connections[database], time.monotonic).version)
+        assert raise_fence(database, LIMIT_SECONDS)
+        marks.append(read_fence(connections[database], time.monotonic).version)
 
     assert marks == sorted(set(marks))
 
@@ -413,11 +427,11 @@ def test_texts_arrive_as_they_are(store):
         make_transition(message_id=make_id(n), description=text, app_name=text, model_name=text)
         for n, text in enumerate(NASTY)
     ]
-    store.write([make_entry(fact) for fact in facts])
+    store.write([make_pending(fact) for fact in facts])
 
     assert [row(n).description for n in range(len(NASTY))] == NASTY
     assert [row(n).app_name for n in range(len(NASTY))] == NASTY
-    assert store.write([make_entry(fact) for fact in facts]).rows == 0
+    assert store.write([make_pending(fact) for fact in facts]).rows == 0
 
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 999, 1000, START + 7, 2**42 - 1])
@@ -425,7 +439,7 @@ def test_times_are_exact(store, milliseconds):
     """To the millisecond, from 1970 to 2109, and found again by a query for just that time."""
     store.write(
         [
-            make_entry(
+            make_pending(
                 make_transition(
                     Status.DONE,
                     at=milliseconds,
@@ -447,24 +461,89 @@ def test_bad_data_is_called_so(store, database):
         bad = make_transition(message_id=make_id(2), user_pk=2**70)
 
     with pytest.raises(BadDataError):
-        store.write([make_entry(make_transition()), make_entry(bad)])
+        store.write([make_pending(make_transition()), make_pending(bad)])
 
     assert Task.objects.count() == 0
 
 
+UNFIT = [ValueError, TypeError, OverflowError, UnicodeError, ValidationError, KeyError]
+
+
+def raise_for(description, error, monkeypatch):
+    """Let the preparation of a row with this description fail, in both stores."""
+    make_tasks, prepare = orm.make_tasks, Dialect.prepare
+
+    def check(transitions):
+        if any(each.fields.description == description for each in transitions):
+            raise error("unfit")
+
+    def make_tasks_or_raise(transitions, alias):
+        check(transitions)
+        return make_tasks(transitions, alias)
+
+    def prepare_or_raise(self, transitions, version, *, returning):
+        check(transitions)
+        return prepare(self, transitions, version, returning=returning)
+
+    monkeypatch.setattr(orm, "make_tasks", make_tasks_or_raise)
+    monkeypatch.setattr(Dialect, "prepare", prepare_or_raise)
+
+
+@pytest.mark.parametrize("error", UNFIT)
+def test_what_the_clients_side_refuses_is_bad_data(store, error, monkeypatch):
+    """Django's fields or the driver's: nothing was sent, so the connection stays, and the others
+    are written."""
+    raise_for("odd", error, monkeypatch)
+    odd = make_pending(make_transition(description="odd"))
+
+    with pytest.raises(BadDataError, match=error.__name__):
+        store.write([odd, make_pending(make_transition(message_id=make_id(2)))])
+
+    assert store.write([make_pending(make_transition(message_id=make_id(2)))]).rows == 1
+    assert Task.objects.count() == 1
+
+
+@pytest.mark.parametrize("error", UNFIT)
+def test_where_the_connection_is_broken_no_value_is_to_blame(store, database, error, monkeypatch):
+    """A driver may raise anything then: it is an outage, and a new connection follows."""
+    store.write([make_pending(make_transition())])
+    raise_for("", error, monkeypatch)
+    # Of the connection itself: that is what other tests have patched, and it keeps what it had.
+    monkeypatch.setattr(connections[database], "is_usable", lambda: False)
+
+    with pytest.raises(error):
+        store.write([make_pending(make_transition(Status.DONE))])
+
+    monkeypatch.undo()
+    assert store.write([make_pending(make_transition(Status.DONE))]).rows == 1
+
+
+def test_what_fails_before_the_batch_is_an_outage(store, database, monkeypatch):
+    """An option of the connection's that its driver doesn't know is a TypeError as well."""
+    connection = connections[database]
+    connection.close()
+
+    def connect(params):
+        raise TypeError("an unexpected keyword argument")
+
+    monkeypatch.setattr(connection, "get_new_connection", connect)
+    with pytest.raises(TypeError, match="unexpected"):
+        store.write([make_pending(make_transition())])
+
+
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
-def test_a_batch_that_the_server_may_not_take_is_not_sent(store, database, monkeypatch):
+def test_a_batch_that_the_server_may_not_take_is_not_sent(store, database):
     """The writer halves it, until it fits or a row is alone: that one the server judges.  The
     connection stays."""
-    monkeypatch.setattr(base, "_packet_bytes", lambda connection: 20_000.0)
-    batch = [make_entry(make_transition(message_id=make_id(n))) for n in (1, 2)]
+    store._packet_bytes = 20_000.0
+    batch = [make_pending(make_transition(message_id=make_id(n))) for n in (1, 2)]
     connections[database].ensure_connection()
     connection = connections[database].connection
 
     with pytest.raises(BadDataError, match="max_allowed_packet"):
         store.write(batch)
     assert Task.objects.count() == 0
-    store.tidy()
+    store.close_stale_connections()
     assert connections[database].connection is connection
 
     for entry in batch:
@@ -476,13 +555,13 @@ def test_a_triggers_own_error_is_bad_data(store, database):
     """A project may forbid rows; the others are written."""
     with trigger(database):
         with pytest.raises(BadDataError):
-            store.write([make_entry(make_transition(description="forbidden"))])
-        store.write([make_entry(make_transition(message_id=make_id(2)))])
+            store.write([make_pending(make_transition(app_name="forbidden"))])
+        store.write([make_pending(make_transition(message_id=make_id(2)))])
         with pytest.raises(BadDataError):
             store.write(
                 [
-                    make_entry(
-                        make_transition(Status.DONE, message_id=make_id(2), description="forbidden")
+                    make_pending(
+                        make_transition(Status.DONE, message_id=make_id(2), app_name="forbidden")
                     )
                 ]
             )
@@ -492,11 +571,11 @@ def test_a_triggers_own_error_is_bad_data(store, database):
 def test_what_a_check_refuses_is_bad_data(store, database):
     """Whether the row is new or not: never is it left out without a word."""
     forbidden = [
-        make_entry(make_transition(Status.DONE, message_id=make_id(n), description="forbidden"))
+        make_pending(make_transition(Status.DONE, message_id=make_id(n), app_name="forbidden"))
         for n in (1, 2)
     ]
     with constraint(database):
-        store.write([make_entry(make_transition(message_id=make_id(2)))])
+        store.write([make_pending(make_transition(message_id=make_id(2)))])
         for entry in forbidden:
             with pytest.raises(BadDataError):
                 store.write([entry])
@@ -517,11 +596,11 @@ def test_a_row_that_is_deleted_while_it_is_inserted(store, database):
         return result
 
     with connections[database].execute_wrapper(delete_once):
-        store.write([make_entry(make_transition())])
+        store.write([make_pending(make_transition())])
 
     assert deleted == [1]
     assert Task.objects.count() == 0
-    assert len(store.write([make_entry(make_transition(Status.DONE))]).changes) == 1
+    assert len(store.write([make_pending(make_transition(Status.DONE))]).changes) == 1
 
 
 # MariaDB has no trigger that could.
@@ -529,130 +608,35 @@ def test_a_row_that_is_deleted_while_it_is_inserted(store, database):
 def test_a_row_that_a_trigger_drops_is_no_change(store, database):
     """It is that one row's fate: all others are written, and no signal is sent for it."""
     with trigger(database, trigger.DROP_ROW):
-        dropped = make_transition(description="forbidden")
+        dropped = make_transition(app_name="forbidden")
         written = store.write(
-            [make_entry(dropped), make_entry(make_transition(message_id=make_id(2)))]
+            [make_pending(dropped), make_pending(make_transition(message_id=make_id(2)))]
         )
 
     assert [change.task.message_id for change in written.changes] == [row(2).message_id]
     assert (written.rows, written.unchanged, Task.objects.count()) == (1, 1, 1)
 
 
-class trigger:
-    """Forbid descriptions, by a trigger, in each database's own words."""
-
-    CREATE = {
-        "sqlite": [
-            f"CREATE TRIGGER forbid_{event} BEFORE {event} ON taskstate_task "
-            "WHEN NEW.description = 'forbidden' BEGIN SELECT RAISE(ABORT, 'forbidden'); END"
-            for event in ("INSERT", "UPDATE")
-        ],
-        "postgresql": [
-            "CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "IF NEW.description = 'forbidden' THEN RAISE EXCEPTION 'forbidden'; END IF; "
-            "RETURN NEW; END $$",
-            "CREATE TRIGGER forbid BEFORE INSERT OR UPDATE ON taskstate_task "
-            "FOR EACH ROW EXECUTE FUNCTION forbid()",
-        ],
-        "mysql": [
-            f"CREATE TRIGGER forbid_{event} BEFORE {event} ON taskstate_task FOR EACH ROW "
-            "BEGIN IF NEW.description = 'forbidden' THEN "
-            "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'forbidden'; END IF; END"
-            for event in ("INSERT", "UPDATE")
-        ],
-    }
-    DROP = {
-        "postgresql": ["DROP TRIGGER forbid ON taskstate_task", "DROP FUNCTION forbid()"],
-    }
-    DROP_BOTH = ["DROP TRIGGER forbid_INSERT", "DROP TRIGGER forbid_UPDATE"]
-    DROP_ROW = {
-        "sqlite": [
-            sql.replace("RAISE(ABORT, 'forbidden')", "RAISE(IGNORE)") for sql in CREATE["sqlite"]
-        ],
-        "postgresql": [
-            sql.replace("RAISE EXCEPTION 'forbidden'", "RETURN NULL")
-            for sql in CREATE["postgresql"]
-        ],
-    }
-
-    def __init__(self, alias, create=CREATE):
-        self.connection = connections[alias]
-        self.create = create
-
-    def __enter__(self):
-        self._execute(self.create[self.connection.vendor])
-
-    def __exit__(self, *error):
-        self._execute(self.DROP.get(self.connection.vendor, self.DROP_BOTH))
-
-    def _execute(self, statements):
-        with self.connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-
-
-class constraint:
-    """Forbid a description, by a CHECK of the table."""
-
-    CHECK = "CONSTRAINT forbid CHECK (description <> 'forbidden')"
-
-    def __init__(self, alias):
-        self.connection = connections[alias]
-        self.renamed = renamed_table(alias)
-
-    def __enter__(self):
-        with self.connection.cursor() as cursor:
-            if self.connection.vendor != "sqlite":
-                cursor.execute(f"ALTER TABLE taskstate_task ADD {self.CHECK}")
-                return
-            # It can't add one: for a while, another table takes the place of this one.
-            cursor.execute("SELECT sql FROM sqlite_master WHERE name = 'taskstate_task'")
-            (create,) = cursor.fetchone()
-            self.renamed.__enter__()
-            cursor.execute(f"{create[:-1]}, {self.CHECK})")
-
-    def __exit__(self, *error):
-        with self.connection.cursor() as cursor:
-            if self.connection.vendor != "sqlite":
-                cursor.execute("ALTER TABLE taskstate_task DROP CONSTRAINT forbid")
-                return
-            cursor.execute("DROP TABLE taskstate_task")
-            self.renamed.__exit__()
-
-
 def test_a_missing_table_is_an_outage(store, database):
     """Kept and tried again until somebody migrates: no row is to blame."""
     with renamed_table(database), pytest.raises(Exception, match="taskstate_task") as caught:
-        store.write([make_entry(make_transition())])
+        store.write([make_pending(make_transition())])
 
     assert not isinstance(caught.value, BadDataError)
-    store.write([make_entry(make_transition())])
+    store.write([make_pending(make_transition())])
     assert row().status == "enqueued"
-
-
-class renamed_table:
-    def __init__(self, alias):
-        self.connection = connections[alias]
-
-    def __enter__(self):
-        with self.connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE taskstate_task RENAME TO moved")
-
-    def __exit__(self, *error):
-        with self.connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE moved RENAME TO taskstate_task")
 
 
 def test_a_lock_is_not_waited_for_without_limit(server_store, server_database):
     """A statement that waits for a lock holds every pending row: it gives up, and is tried
     again later; nobody else's settings are changed by it."""
-    server_store.write([make_entry(make_transition())])
+    server_store.write([make_pending(make_transition())])
     before = lock_limit(server_database)
     failures = []
 
     def write():
         try:
-            server_store.write([make_entry(make_transition(Status.DONE))])
+            server_store.write([make_pending(make_transition(Status.DONE))])
         except Exception as error:
             failures.append(error)
         finally:
@@ -668,9 +652,50 @@ def test_a_lock_is_not_waited_for_without_limit(server_store, server_database):
     assert len(failures) == 1
     assert not isinstance(failures[0], BadDataError)
     assert lock_limit(server_database) == before
-    server_store.write([make_entry(make_transition(Status.DONE))])
+    server_store.write([make_pending(make_transition(Status.DONE))])
     assert row().status == "done"
     assert lock_limit(server_database) == before
+
+
+TIME_LIMIT = {
+    "postgresql": ("SET statement_timeout = '50ms'", "SET statement_timeout = 0"),
+    "mysql": ("SET max_statement_time = 0.05", "SET max_statement_time = 0"),
+}
+SLOW = {
+    "postgresql": [
+        trigger.CREATE["postgresql"][0].replace(
+            "RAISE EXCEPTION 'forbidden'", "PERFORM pg_sleep(9)"
+        ),
+        trigger.CREATE["postgresql"][1],
+    ],
+    "mysql": [
+        sql.replace(
+            "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'forbidden'", "SET @slept = SLEEP(9)"
+        )
+        for sql in trigger.CREATE["mysql"]
+    ],
+}
+
+
+def test_a_statement_over_the_servers_time_limit(server_store, server_database):
+    """It is called so, for the writer to halve the batch; nothing is committed, and the connection
+    is as good as before."""
+    connection = connections[server_database]
+    limit, no_limit = TIME_LIMIT[connection.vendor]
+    others = [make_pending(make_transition(message_id=make_id(n))) for n in (2, 3)]
+    server_store.write(others[:1])
+    with trigger(server_database, SLOW):
+        with connection.cursor() as cursor:
+            cursor.execute(limit)
+        with pytest.raises(TimeLimitError):
+            server_store.write([make_pending(make_transition(app_name="forbidden")), *others])
+        raw = connection.connection
+        assert server_store.write(others).rows == 1
+        assert connection.connection is raw
+        with connection.cursor() as cursor:
+            cursor.execute(no_limit)
+
+    assert Task.objects.count() == 2
 
 
 def lock_limit(alias):
@@ -687,9 +712,9 @@ def test_inside_a_transaction_it_takes_a_savepoint(store, database):
     """SYNCHRONOUS in a TestCase: a failure leaves the transaction usable, and its settings."""
     with transaction.atomic(using=database):
         before = None if database == "default" else lock_limit(database)
-        store.write([make_entry(make_transition())])
+        store.write([make_pending(make_transition())])
         with pytest.raises(BadDataError):
-            store.write([make_entry(make_transition(message_id=make_id(2), user_pk=2**70))])
+            store.write([make_pending(make_transition(message_id=make_id(2), user_pk=2**70))])
         assert Task.objects.count() == 1
         assert before is None or lock_limit(database) == before
         transaction.set_rollback(True, using=database)
@@ -700,7 +725,7 @@ def test_inside_a_transaction_it_takes_a_savepoint(store, database):
 def test_the_cost_of_a_batch_does_not_grow(store, database):
     """Statements per batch are the same for 10 and for 1,000 rows.  Where a backend limits
     parameters, as Django up to 5.2 does for SQLite (999), rows are written in portions."""
-    store.write([make_entry(make_transition())])  # The first batch ever makes the watermark.
+    store.write([make_pending(make_transition())])  # The first batch ever makes the watermark.
     counts = [statements_for(store, database, rows) for rows in (10, 1000)]
 
     if isinstance(store, UpsertStore):
@@ -735,7 +760,7 @@ def statements_for(store, alias, rows):
     counts = {}
     for name, status in [("insert", Status.ENQUEUED), ("update", Status.DONE)]:
         batch = [
-            make_entry(make_transition(status, message_id=make_id(n), started_at=START))
+            make_pending(make_transition(status, message_id=make_id(n), started_at=START))
             for n in range(rows)
         ]
         statements = []
@@ -755,7 +780,7 @@ def test_times_without_time_zones(store, settings, zone):
     """With USE_TZ off the columns hold the local time, as Django has it, and merge alike."""
     settings.USE_TZ = False
     settings.TIME_ZONE = zone
-    entry = make_entry(make_transition(Status.DONE, at=START + 1, started_at=START))
+    entry = make_pending(make_transition(Status.DONE, at=START + 1, started_at=START))
     store.write([entry])
     assert store.write([entry]).changes == []
 
@@ -764,7 +789,7 @@ def test_times_without_time_zones(store, settings, zone):
     for status in (Status.RUNNING, Status.DONE):
         store.write(
             [
-                make_entry(
+                make_pending(
                     make_transition(
                         status, at=twice, enqueued_at=twice, started_at=twice, message_id=make_id(2)
                     )
@@ -785,7 +810,7 @@ def test_a_user_of_an_open_transaction(server_store, server_database):
         user = User.objects.using(server_database).create(username="anna")
         thread = threading.Thread(
             target=lambda: (
-                server_store.write([make_entry(make_transition(user_pk=user.pk))]),
+                server_store.write([make_pending(make_transition(user_pk=user.pk))]),
                 server_store.close(),
             )
         )

@@ -4,18 +4,24 @@ The contract tests meet the errors that real servers raise; here are the codes t
 provoke, as each driver carries them.
 """
 
+import decimal
 import logging
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
 from taskstate.stores.errors import (
-    describe,
+    Blocker,
     exc_info,
+    find_blocker,
     is_bad_data,
     is_conflict,
     is_contention,
     is_disconnect,
+    is_time_limit,
+    is_unfit_value,
+    summarize,
 )
 
 
@@ -48,10 +54,26 @@ BAD = [
     mysql(1644),
     mysql(4025, wrapper=IntegrityError),
     IntegrityError("CHECK constraint failed"),
+    mysql(1977),
     DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"),
+]
+#: What the client's own side raises.
+UNFIT = [
     OverflowError("Python int too large to convert to SQLite INTEGER"),
     UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    ValueError("The database backend does not accept 0 as a value for AutoField."),
+    TypeError("Object of type UUID is not JSON serializable"),
+    ValidationError("“x” is not a valid UUID."),
+    decimal.InvalidOperation(),
     caused_by(OverflowError()),
+]
+TIME_LIMITS = [
+    postgres("57014"),
+    postgres("57014", "pgcode"),
+    postgres("25P04"),
+    mysql(1317),
+    mysql(1969),
+    mysql(3024),
 ]
 OUTAGES = [
     postgres("42P01", wrapper=ProgrammingError),  # no such table
@@ -78,6 +100,38 @@ def test_bad_data(error):
     """A row is to blame: the writer looks for it."""
     assert is_bad_data(error)
     assert not is_conflict(error)
+
+
+@pytest.mark.parametrize("error", UNFIT, ids=repr)
+def test_what_the_client_refuses(error):
+    """Bad data too, where it comes from preparing the values of a batch, and nowhere else."""
+    assert is_unfit_value(error)
+    assert not is_bad_data(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*BAD, *TIME_LIMITS, postgres("42P01"), mysql(2006), ConnectionError(), MemoryError()],
+    ids=repr,
+)
+def test_what_is_not_the_clients(error):
+    """The database's own errors, and those of the machine."""
+    assert not is_unfit_value(error)
+
+
+@pytest.mark.parametrize("error", TIME_LIMITS, ids=repr)
+def test_time_limits(error):
+    """The batch is to be halved: no row is to blame, and the whole would take as long again."""
+    assert is_time_limit(error)
+    assert not is_bad_data(error)
+    assert not is_conflict(error)
+    assert not is_disconnect(error)
+
+
+@pytest.mark.parametrize("error", [*BAD, *OUTAGES, mysql(1205), postgres("55P03")], ids=repr)
+def test_what_is_no_time_limit(error):
+    """A lock that could not be had in time isn't: to wait for each half would take longer."""
+    assert not is_time_limit(error)
 
 
 @pytest.mark.parametrize("error", OUTAGES, ids=repr)
@@ -151,6 +205,11 @@ def test_a_connection_that_lives(error):
     assert not is_disconnect(error)
 
 
+GOT = "ValueError: Field 'id' expected a number but got …"
+LITERAL = "ValueError: invalid literal for int() with base 10: …"
+INVALID = "ValidationError: ['… is not a valid UUID.']"
+
+
 def server_says(text, code="23514"):
     error = postgres(code)
     error.args = (text,)
@@ -187,12 +246,16 @@ def server_says(text, code="23514"):
             "OperationalError: (1146, \"Table 'x.taskstate_task' doesn't exist\")",
         ),
         (OperationalError("no such table: x."), "OperationalError: no such table: x"),
+        (ValueError("Field 'id' expected a number but got 'secret'."), GOT),
+        (ValueError("invalid literal for int() with base 10: 'secret'"), LITERAL),
+        (ValidationError("“secret” is not a valid UUID."), INVALID),
+        (KeyError("secret"), "KeyError: …"),
         (TimeoutError(), "TimeoutError"),
     ],
 )
 def test_an_error_is_told_without_what_it_quotes(error, text):
     """What the database was sent is nobody's business who reads the log."""
-    assert describe(error) == text
+    assert summarize(error) == text
 
 
 def test_a_traceback_is_told_without_the_texts_of_its_errors():
@@ -207,5 +270,51 @@ def test_a_traceback_is_told_without_the_texts_of_its_errors():
         text = logging.Formatter().formatException(exc_info(error))
 
     assert "in test_a_traceback_is_told" in text
-    assert "LoggedError: OperationalError: (1062" in text
+    assert "RedactedError: OperationalError: (1062" in text
     assert secret not in text
+
+
+MISSING = [
+    postgres("42P01", wrapper=ProgrammingError),
+    postgres("42703", "pgcode", wrapper=ProgrammingError),
+    mysql(1146, wrapper=ProgrammingError),
+    mysql(1054),
+    OperationalError("no such table: taskstate_task"),
+    OperationalError("no such column: stamp"),
+    OperationalError("table taskstate_task has no column named stamp"),
+]
+FORBIDDEN = [
+    # pytest-django's, and those of Django's SimpleTestCase, 3.2 and later.
+    RuntimeError('Database access not allowed, use the "django_db" mark, or the "db" or …'),
+    AssertionError("Database queries to 'default' are not allowed in SimpleTestCase subclasses."),
+    AssertionError("Database threaded connections to 'x' are not allowed in this test."),
+]
+
+
+@pytest.mark.parametrize("error", MISSING, ids=repr)
+def test_a_table_or_a_column_is_missing(error):
+    """It won't come by waiting, but by ``migrate``; the batch is kept for that."""
+    assert find_blocker(error) is Blocker.MISSING
+    assert not is_bad_data(error)
+
+
+@pytest.mark.parametrize("error", FORBIDDEN, ids=repr)
+def test_a_test_forbids_access(error):
+    """Nothing is wrong, and there is no use in waiting."""
+    assert find_blocker(error) is Blocker.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        postgres("57P01"),
+        mysql(2006),
+        OperationalError("unable to open database file"),
+        RuntimeError("no such table"),
+        AssertionError("x"),
+    ],
+    ids=repr,
+)
+def test_what_may_be_over_by_itself(error):
+    """An outage is waited for."""
+    assert find_blocker(error) is None

@@ -12,19 +12,22 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from taskstate.models import Task, Watermark
-from taskstate.stores import BadDataError, dialects, watermark
+from taskstate.stores import BadDataError, base
+from taskstate.stores.columns import COLUMNS
+from taskstate.stores.dialects import dialect_of, postgresql
 from taskstate.stores.errors import is_contention
+from taskstate.stores.fence import raise_fence
 from taskstate.stores.orm import OrmStore
 from taskstate.stores.upsert import UpsertStore
-from taskstate.transitions import Status
-from tests.conftest import LIMIT_SECONDS
-from tests.factories import START, make_entry, make_id, make_transition
+from taskstate.transitions.status import Status
+from tests.support.factories import START, make_id, make_pending, make_transition
+from tests.support.limits import LIMIT_SECONDS
 
 TEXTS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))
 
 
 def batch(status, numbers):
-    return [make_entry(make_transition(status, message_id=make_id(n))) for n in numbers]
+    return [make_pending(make_transition(status, message_id=make_id(n))) for n in numbers]
 
 
 def statements(alias):
@@ -41,7 +44,7 @@ def statements(alias):
 def test_the_columns_are_the_models():
     """A column that the model gains has to be in the statement."""
     columns = {field.attname for field in Task._meta.concrete_fields} - {"seen_at"}
-    assert set(dialects.COLUMNS) == columns
+    assert {column.name for column in COLUMNS} == columns
 
 
 def test_if_nobody_listens_no_row_is_returned(database):
@@ -79,8 +82,8 @@ def test_after_a_clear_it_looks_and_sends_the_rest(database):
     store = UpsertStore()
     store.write(batch(Status.ENQUEUED, [1]))
     old = batch(Status.DONE, [1])
-    assert watermark.close(database, LIMIT_SECONDS)
-    young = make_entry(make_transition(message_id=make_id(2), happened_at=time.monotonic() + 1))
+    assert raise_fence(database, LIMIT_SECONDS)
+    young = make_pending(make_transition(message_id=make_id(2), happened_at=time.monotonic() + 1))
     seen, note = statements(database)
     with note:
         assert store.write([*old, young]).rows == 1
@@ -108,7 +111,7 @@ def test_a_commit_that_was_never_heard_of_is_told_once(database):
     store.write(batch(Status.DONE, [1]))
     Task.objects.filter(pk=make_id(2)).delete()
     for entry in entries:
-        entry.uncertain = True
+        entry.maybe_committed = True
 
     changed = {change.task.pk.int for change in store.write(entries).changes}
     assert changed == {0, 2}, "the deleted one is written anew"
@@ -116,16 +119,14 @@ def test_a_commit_that_was_never_heard_of_is_told_once(database):
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
 @given(values=st.lists(TEXTS))
-@hypothesis_settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_fits_an_array(database, values):
     """PostgreSQL reads the literal as it was meant."""
     values = ["", *values]
     with connections[database].cursor() as cursor:
-        cursor.execute("SELECT %s::text[]", [dialects._text_array(values)])
+        cursor.execute("SELECT %s::text[]", [postgresql._text_array(values)])
         assert cursor.fetchone()[0] == values
-        cursor.execute("SELECT %s::text[]", [dialects._keys([None, *values])])
+        cursor.execute("SELECT %s::text[]", [postgresql._key_array([None, *values])])
         assert cursor.fetchone()[0] == [None, *values]
 
 
@@ -133,13 +134,16 @@ def test_keys_of_every_kind(database):
     """A user model's key may be a number, a text or a UUID, as its column has it."""
     key = uuid.UUID(int=7)
     connection = connections[database]
-    facts = [make_transition(user_pk=pk) for pk in (None, 3, "anna", "NULL", key)]
+    dialect = dialect_of(connection)
+    place = [column.name for column in dialect.sent_columns(details=False)].index("user_id")
+    transitions = [make_transition(user_pk=pk) for pk in (None, 3, "anna", "NULL", key)]
+    _, parameters = dialect.prepare(transitions, 0, returning=False)
     if database == "postgres":
-        _, (_, _, users, *_) = dialects.dialect_of(connection).prepare(facts, 0, returning=False)
+        _, *arrays, _ = parameters
+        users = arrays[place]
         assert users == '{NULL,"3","anna","NULL","' + str(key) + '"}'
         return
-    _, (*_, rows, _) = dialects.dialect_of(connection).prepare(facts, 0, returning=False)
-    place = dialects.JsonDialect._SENT[False].index("user_id")
+    _, rows, _ = parameters
     native = connection.features.has_native_uuid_field
     expected = [None, 3, "anna", "NULL", str(key) if native else key.hex]
     assert [row[place] for row in json.loads(rows)] == expected
@@ -147,7 +151,8 @@ def test_keys_of_every_kind(database):
 
 def test_ties_are_broken_column_by_column(database):
     """MariaDB assigns one column after the other: each case differs in one more of them."""
-    names = ["user_pk", "app_name", "model_name", "description", "queue_name", "actor_name"]
+    names = ["tenant", "user_pk", "app_name", "model_name", "description"]
+    names += ["queue_name", "actor_name"]
     store = UpsertStore()
     values = {**dict.fromkeys(names, "b"), "user_pk": 2, "attempt": 1}
     values.update(started_at=START + 1, enqueued_at=START + 1)
@@ -165,7 +170,7 @@ def test_ties_are_broken_column_by_column(database):
         for first, second in ((values, greater), (greater, values)):
             Task.objects.all().delete()
             for fact in (first, second):
-                store.write([make_entry(make_transition(Status.RUNNING, **fact))])
+                store.write([make_pending(make_transition(Status.RUNNING, **fact))])
             row = Task.objects.values().get()
             stored = {n: row["user_id" if n == "user_pk" else n] for n in names}
             assert stored == {n: greater[n] for n in names}, name
@@ -184,7 +189,7 @@ def test_a_database_of_another_character_set(database, listened):
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER DATABASE {name} CHARACTER SET latin1")
         for status in (Status.RUNNING, Status.DONE):
-            store.write([make_entry(make_transition(status, description=text))])
+            store.write([make_pending(make_transition(status, description=text))])
     finally:
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER DATABASE {name} CHARACTER SET utf8mb4")
@@ -200,10 +205,10 @@ def test_a_connection_that_can_not_hold_a_text(database):
     with connection.cursor() as cursor:
         cursor.execute("SET NAMES utf8mb3")
     store = UpsertStore()
-    store.write([make_entry(make_transition(message_id=make_id(2)))])
+    store.write([make_pending(make_transition(message_id=make_id(2)))])
 
     with pytest.raises(BadDataError):
-        store.write([make_entry(make_transition(description="😀"))])
+        store.write([make_pending(make_transition(description="😀"))])
     connection.close()
 
 
@@ -235,3 +240,10 @@ def test_a_lock_of_the_table_is_not_waited_for_without_limit(database, make_stor
 
     assert len(failures) == 1
     assert is_contention(failures[0])
+
+
+def test_the_room_for_a_statement_is_enough(server_database):
+    """Beside its rows: what doesn't fit a packet would look like an outage."""
+    dialect = dialect_of(connections[server_database])
+
+    assert max(map(len, dialect._statements.values())) < base._STATEMENT_BYTES

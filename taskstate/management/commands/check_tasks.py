@@ -1,4 +1,4 @@
-"""``manage.py check_tasks``: find tasks of which nothing was heard for long."""
+"""``manage.py check_tasks``: find tasks that have not been updated for a long time."""
 
 from __future__ import annotations
 
@@ -12,105 +12,112 @@ from django.utils import timezone
 
 from taskstate.management import texts
 from taskstate.management.arguments import parse_age
+from taskstate.management.output import Output
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Status, Task, TaskQuerySet
 from taskstate.signals import task_changed
-from taskstate.stores import watermark
-from taskstate.times import local
-from taskstate.transitions import LOST
+from taskstate.stores.clock import current_time_sql
+from taskstate.transitions.status import LOST_ERROR
+from taskstate.utils.durations import local
 
 PAGE_SIZE = 1000
 
 
 class Command(BaseCommand):
-    """Lists the tasks that seem to be lost, and marks them as failed if it is told to."""
+    """Lists the tasks that seem to be lost, or marks them as failed."""
 
     help = (
-        "List the enqueued and running tasks that have not been heard of for longer than a given "
+        "List the enqueued and running tasks that have not been updated for longer than a given "
         "age, oldest first: their worker may have been killed, or their message lost. Delayed "
-        "tasks are left alone. The exit status is 1 if any were found and not marked."
+        "tasks are not listed. The exit status is 1 if tasks were found and not marked."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add the age, and the flag that changes rows."""
+        """Add the age, and the option that marks tasks."""
         parser.add_argument(
             "--older-than",
             default="1d",
             metavar="AGE",
-            help="How long nothing was heard of a task: 90s, 15m, 6h or 30d; the default is 1d. "
-            "Take more than the longest task and the longest queue.",
+            help="List tasks that have not been updated for this long: 90s, 15m, 6h or 30d. The "
+            "default is 1d. Use an age greater than your longest task and your longest wait in a "
+            "queue.",
         )
         parser.add_argument(
             "--mark-failed",
             action="store_true",
-            help=f"Mark them as failed, with the error {LOST!r}. If a task went on after all, its "
-            "next state wins.",
+            help=f"Mark these tasks as failed, with the error {LOST_ERROR!r}. If a task is still "
+            "running after all, its next state replaces that.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """List, and mark."""
+        """List the tasks, or mark them."""
         age = options["older_than"]
-        silent = _Silent(since=timezone.now() - parse_age("--older-than", age))
-        if options["mark_failed"]:
-            self._mark(silent, age)
-        else:
-            self._list(silent, age)
+        stale = _StaleTasks(before=timezone.now() - parse_age("--older-than", age))
+        with Output(self.stdout) as out:
+            if options["mark_failed"]:
+                self._mark(stale, age, out)
+            else:
+                self._list(stale, age, out)
 
-    def _list(self, silent: _Silent, age: str) -> None:
+    def _list(self, stale: _StaleTasks, age: str, out: Output) -> None:
         found = 0
-        for task in silent.tasks().iterator(PAGE_SIZE):
-            self.stdout.write(_line(task))
+        for task in stale.tasks().iterator(PAGE_SIZE):
+            out.write_values(_line(task))
             found += 1
         if found:
-            raise CommandError(f"{_found(found, age)} --mark-failed marks such tasks as failed.")
-        self.stdout.write(self.style.SUCCESS(_found(found, age)))
+            raise CommandError(f"{_found(found, age)} Use --mark-failed to mark them as failed.")
+        out.write(self.style.SUCCESS(_found(found, age)))
 
-    def _mark(self, silent: _Silent, age: str) -> None:
+    def _mark(self, stale: _StaleTasks, age: str, out: Output) -> None:
         marked, marked_before = 0, -1
-        # Page by page, until nothing more can be marked: what is marked isn't found again.
+        # Page by page, until no more can be marked: a marked task is not found again.
         while marked > marked_before:
             marked_before = marked
-            for task in silent.tasks()[:PAGE_SIZE]:
+            lines = []
+            for task in stale.tasks()[:PAGE_SIZE]:
                 line = _line(task)
-                if silent.mark_failed(task):
-                    self.stdout.write(line)
-                    marked += 1
-        text = f"Marked {texts.tasks(marked)} as failed, not heard of for {age}."
-        self.stdout.write(self.style.SUCCESS(text))
+                if stale.mark_failed(task):
+                    lines.append(line)
+            # Only now, so that a pager that waits for its user does not delay the marking.
+            for line in lines:
+                out.write_values(line)
+            marked += len(lines)
+        text = f"Marked {texts.tasks(marked)} as failed: no update for {age}."
+        out.write(self.style.SUCCESS(text))
 
 
-class _Silent:
-    """The tasks that are enqueued or running, and of which nothing was heard after ``since``."""
+class _StaleTasks:
+    """The enqueued and running tasks whose last transition happened before a time."""
 
-    def __init__(self, since: datetime.datetime) -> None:
-        self._since = since
+    def __init__(self, before: datetime.datetime) -> None:
+        self._before = before
 
     def tasks(self) -> TaskQuerySet:
-        """Return them, oldest first.  A delayed one may wait for as long as it was told to."""
+        """Return the tasks, oldest first.  Delayed tasks are left out: they wait on purpose."""
         statuses = [Status.ENQUEUED, Status.RUNNING]
-        tasks = Task.objects.filter(status__in=statuses, updated_at__lt=self._since)
+        tasks = Task.objects.filter(status__in=statuses, updated_at__lt=self._before)
         return tasks.order_by("updated_at")
 
     def mark_failed(self, task: Task) -> bool:
-        """Mark a task as failed and tell of it, unless it was heard of meanwhile.
+        """Mark a task as failed and send ``task_changed``, unless it has changed since it was read.
 
-        Its rank stays: to whoever writes states the row is what it was before, and the next state
-        of a task that went on is written over it.
+        The rank stays the same, so that any later state of the task replaces this one.
 
         Returns:
-          bool: Whether it was marked.
+          bool: Whether the task was marked.
         """
         now = timezone.now()
         changes = {
             "status": Status.FAILED,
-            "error": LOST,
-            "traceback": None,  # Of an earlier attempt.
+            "error": LOST_ERROR,
+            "user_error": None,  # It belongs to an earlier attempt, as does the traceback.
+            "traceback": None,
             "finished_at": now,
             "updated_at": now,
         }
-        tasks = self.tasks().filter(pk=task.pk, rank=task.rank)
-        # For those who follow what changes, by the database's clock.
-        written_at = RawSQL(watermark.clock_of(connections[tasks.db]), [])  # noqa: S611 - ours
+        tasks = self.tasks().filter(pk=task.pk, stamp=task.stamp, rank=task.rank)
+        # By the database's clock, as a cursor for clients that poll for changes.
+        written_at = RawSQL(current_time_sql(connections[tasks.db]), [])  # noqa: S611 - ours
         if not tasks.update(**changes, written_at=written_at):
             return False
         for name, value in changes.items():
@@ -126,4 +133,4 @@ def _line(task: Task) -> str:
 
 def _found(count: int, age: str) -> str:
     be, have = ("is", "has") if count == 1 else ("are", "have")
-    return f"{texts.tasks(count)} {be} enqueued or running, and {have} not been heard of for {age}."
+    return f"{texts.tasks(count)} {be} enqueued or running and {have} not been updated for {age}."

@@ -1,0 +1,5 @@
+"""The terminal that the demo prints to."""
+
+from rich.console import Console
+
+console = Console()

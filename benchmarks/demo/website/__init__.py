@@ -1,0 +1,1 @@
+"""The demo's website: buttons that send messages, the task page, and the admin."""

@@ -1,1 +1,0 @@
-"""A Django project that sends tracked messages to Dramatiq workers."""

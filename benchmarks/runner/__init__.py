@@ -1,0 +1,1 @@
+"""Runs suites: starts the contenders' processes in turn, and reports the results."""

@@ -1,0 +1,50 @@
+"""A workload for one process: it sends messages, then processes them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The messages of one round, and the conditions of their processing."""
+
+    broker: str
+    database: str
+    #: The duration of the actor.
+    milliseconds: float
+    threads: int
+    messages: int
+
+    @property
+    def conditions(self):
+        """The conditions that tables and plots show."""
+        return {
+            "broker": self.broker,
+            "database": self.database,
+            "actor": f"{self.milliseconds} ms",
+            "threads": self.threads,
+            "messages": self.messages,
+        }
+
+    def run(self, session, contender, *, warm_up):
+        """Run a contender's share of the messages in a process.
+
+        Parameters:
+          warm_up(int): The number of messages to process before the measurement.
+
+        Returns:
+          A tuple: the number of messages, and the measurements of the process.
+        """
+        share = contender.share(self.messages)
+        done = session.run(
+            contender.name,
+            "send_then_process",
+            database=self.database,
+            broker=self.broker,
+            threads=self.threads,
+            milliseconds=self.milliseconds,
+            messages=share,
+            warm_up=warm_up,
+        )
+        return share, done

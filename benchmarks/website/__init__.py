@@ -1,1 +1,0 @@
-"""A site around the demo project: the page of tasks, the admin, and buttons that send messages."""

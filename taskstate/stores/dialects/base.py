@@ -1,0 +1,139 @@
+"""What the dialects share: the parts of a statement that follow from the list of columns."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from typing import Any, Callable, ClassVar, Sequence, Union
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from taskstate.stores.clock import current_time_sql
+from taskstate.stores.columns import COLUMNS, COMPARED, KEY, BatchFields, Column, ColumnType
+from taskstate.transitions.transition import Transition
+
+INSERT = f"INSERT INTO taskstate_task ({', '.join(column.name for column in COLUMNS)})"
+#: There is no row before the first clear.
+WATERMARK = "SELECT cleared_at FROM taskstate_watermark WHERE id = 1"
+RETURNING = "RETURNING message_id, stamp, rank"
+
+#: What a statement is sent: the batch, or one column of it, as text; and the watermark.
+Parameter = Union[str, int]
+
+
+class Dialect(abc.ABC):
+    """Builds the statement for one database, and its parameters for a batch."""
+
+    #: Columns that the statement computes by itself, so that they aren't sent.
+    computed: ClassVar[frozenset[str]] = frozenset({"worker", "written_at"})
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+        self._sent = {
+            details: [
+                column
+                for column in COLUMNS
+                if column.name not in self.computed and (details or not column.is_detail)
+            ]
+            for details in (True, False)
+        }
+        self._encoders = {
+            details: [(column.values, self._encoder(column)) for column in columns]
+            for details, columns in self._sent.items()
+        }
+        self._statements = {
+            (returning, details): " ".join(
+                self._statement(returning=returning, details=details).split()
+            )
+            for returning, details in itertools.product((True, False), repeat=2)
+        }
+
+    def prepare(
+        self, transitions: Sequence[Transition], version: int, *, returning: bool
+    ) -> tuple[str, list[Parameter]]:
+        """Return the statement that writes ``transitions``, and its parameters.
+
+        Parameters:
+          version(int): The watermark that the caller has read.
+          returning(bool): Whether the statement returns id, stamp and rank of each row that it
+            changes.  It may also return rows that it leaves as they are; their stamp or rank is
+            another one than that of our transition.
+
+        Raises:
+          OverflowError: If a number doesn't fit a column of 64 bits.
+        """
+        details = any(transition.has_details for transition in transitions)
+        parameters = self._parameters(BatchFields(transitions), details=details)
+        return self._statements[returning, details], [*parameters, version]
+
+    def changed_rows(self, rowcount: int, sent: int) -> int:
+        """Return how many rows were changed, by the driver's count and how many were sent."""
+        return rowcount
+
+    def sent_columns(self, *, details: bool) -> list[Column]:
+        """Return the columns that are sent, in order."""
+        return self._sent[details]
+
+    @abc.abstractmethod
+    def _statement(self, *, returning: bool, details: bool) -> str: ...
+
+    @abc.abstractmethod
+    def _parameters(self, batch: BatchFields, *, details: bool) -> list[Parameter]: ...
+
+    @abc.abstractmethod
+    def _encoder(self, column: Column) -> Callable[[Any], Any]:
+        """Return the function that encodes the values of a column that is sent."""
+
+    def _encoded(self, batch: BatchFields, *, details: bool) -> list[Any]:
+        """Return the encoded values of each column that is sent."""
+        return [encode(values(batch)) for values, encode in self._encoders[details]]
+
+    @abc.abstractmethod
+    def _sent_value(self, column: Column, place: int) -> str:
+        """Return the SQL for a column that is sent at a place."""
+
+    @abc.abstractmethod
+    def _computed_values(self, sent: dict[str, str]) -> dict[str, str]:
+        """Return the SQL for each computed column, by name.  ``sent`` is that of the others."""
+
+    def _values(self, *, details: bool) -> str:
+        """Return the SQL for the values of all columns, in order."""
+        columns = self.sent_columns(details=details)
+        sent = {c.name: self._sent_value(c, place) for place, c in enumerate(columns)}
+        values = {**dict.fromkeys((c.name for c in COLUMNS), "NULL"), **sent}
+        values.update(self._computed_values(sent))
+        return ", ".join(values.values())
+
+    def _now(self) -> str:
+        # As a query of its own, it is evaluated once and not for each row.
+        return f"(SELECT {current_time_sql(self._connection)})"
+
+
+def assignments(template: str) -> str:
+    """Return the SQL that assigns each column but the key; "{0}" in the template is its name."""
+    return ", ".join(f"{c.name} = {template.format(c.name)}" for c in COLUMNS if c is not KEY)
+
+
+def is_newer(new: str, old: str, text: str) -> str:
+    """Return the SQL that compares two rows by ``transition.sort_key``.
+
+    Parameters:
+      new(str), old(str): The SQL for a column of each row; "{}" is the column's name.
+      text(str): The SQL that makes a value, "{}", comparable by its code points.
+    """
+    return f"({_sort_key(new.format, text.format)}) > ({_sort_key(old.format, text.format)})"
+
+
+def _sort_key(sql_of: Callable[[str], str], text: Callable[[str], str]) -> str:
+    parts = []
+    for column in COMPARED:
+        sql = sql_of(column.name)
+        if column.stand_in is not None:
+            parts += [f"{sql} IS NOT NULL", f"COALESCE({sql}, {sql_of(column.stand_in)})"]
+        elif column.type is ColumnType.USER_KEY:
+            parts.append(f"COALESCE({text(sql)}, '')")
+        elif column.type is ColumnType.TEXT:
+            parts.append(text(sql))
+        else:
+            parts.append(sql)
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""Tracking: hooks and actors describe the runs of messages, as transitions."""

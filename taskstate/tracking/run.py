@@ -1,0 +1,232 @@
+"""One run of a message by this process, from its receipt to its acknowledgement."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextvars import ContextVar
+from typing import Any, Callable, NamedTuple
+
+from taskstate.tracking.failure import NO_FAILURE, Failure
+from taskstate.tracking.options import read_attempt, read_failure, read_stamp, read_started_at
+from taskstate.transitions import sanitize
+from taskstate.transitions.rank import pack_rank
+from taskstate.transitions.stamp import Stamps, stamp_of_run
+from taskstate.transitions.status import Status
+from taskstate.transitions.transition import MessageFields, RawFields, TaskDetails, Transition
+from taskstate.utils import clock
+from taskstate.utils.clock import Timestamp
+
+#: The attribute of Dramatiq's proxy for a message that holds the run.
+_RUN_ATTRIBUTE = "_taskstate_run"
+_NO_ATTRIBUTES: dict[str, Any] = {}
+
+#: How many messages a thread may be enqueueing at the same time, nested in each other's hooks.
+_MAX_ENQUEUEING = 32
+
+
+class Progress(NamedTuple):
+    """The progress that an actor reported last."""
+
+    #: From 0 to 100, or None.
+    percent: float | None
+    text: str | None
+    reported_at: Timestamp
+
+
+class Run:
+    """One run of a message by this process."""
+
+    # The initial values are class attributes, so that creating a run takes few assignments.
+
+    #: When the first run began, in milliseconds since 1970.
+    started_at: int | None = None
+    #: None until the run has begun.
+    fields: RawFields | MessageFields | None = None
+    #: When it ended.  Dramatiq may report the end twice; the last time counts.
+    ended_at: Timestamp | None = None
+    #: Whether it ended with an exception.
+    raised = False
+    skipped = False
+    #: Whether the message was enqueued again during the run, usually for a retry.
+    requeued = False
+    #: Whether the transition to its outcome was pushed.
+    outcome_pushed = False
+    #: Whether the message is being acknowledged or rejected.
+    is_released = False
+    #: Whether it has progress, a result or a failure.
+    has_details = False
+    progress: Progress | None = None
+    #: JSON, as text.
+    result: str | None = None
+    #: Why this attempt failed.  Until it fails: why the last attempt failed.
+    failure = NO_FAILURE
+    #: Whether the buffer holds this run, to get a transition with its progress.
+    is_reporting = False
+    #: The time of the newest transition to running, in milliseconds since 1970.  Each has a later
+    #: time than the one before, so that no two of them have the same rank.
+    last_reported_ms = 0
+    #: The run that has sent this message, if the broker runs it at once, in the same thread.
+    outer: Run | None = None
+    #: Whether the message arrived with its stamp.
+    is_stamped = True
+    _is_recorded = False
+
+    def __init__(self, message: Any) -> None:
+        self.message_id = message.message_id
+        self.attempt = read_attempt(message)
+        stamp = read_stamp(message)
+        if stamp <= 0:
+            self.is_stamped = False
+            stamp = stamp_of_run(
+                stamp, sanitize.clean_time(message.message_timestamp), clock.now()[0]
+            )
+        self.stamp = stamp
+
+    def restore_error(self, message: Any) -> None:
+        """Read why the last attempt failed from the options of the message."""
+        self.failure = read_failure(message)
+        self.has_details = self.failure.error is not None
+
+    def record_error(self, exception: BaseException) -> None:
+        """Record why this attempt failed."""
+        if self._is_recorded:
+            return
+        self.failure = Failure.of(exception)
+        self.has_details = self._is_recorded = True
+
+    def record_unknown_actor(self, message: Any) -> None:
+        """Record that this worker does not know the actor.  The error of an earlier attempt is kept
+        in the text."""
+        self.started_at = read_started_at(message)
+        before = read_failure(message)
+        text = (
+            f"ActorNotFound: this worker does not know actor {message.actor_name!r}; was it "
+            "restarted after the last deployment?"
+        )
+        if before.error is not None:
+            text += f" The attempt before: {before.error}"
+        self.failure = before._replace(error=sanitize.clean_line(text, sanitize.ERROR_LENGTH))
+        self.has_details = True
+
+    def infer_outcome(self) -> None:
+        """Take the exception that is being handled as the outcome of this run, because the broker
+        did not call ``after_process_message``."""
+        exception = sys.exc_info()[1]
+        if self.fields is not None and exception is not None:
+            self.ended_at = clock.now()
+            self.raised = True
+            self.record_error(exception)
+
+    def details(self, status: Status) -> TaskDetails:
+        """Return the details of a transition of this run to ``status``."""
+        percent, text, _ = self.progress or (None, None, None)
+        if text is not None:
+            text = sanitize.clean_text(text, sanitize.PROGRESS_TEXT_LENGTH)
+        failure = NO_FAILURE if status is Status.DONE else self.failure
+        return TaskDetails(
+            progress=percent, progress_text=text, result=self.result, **failure._asdict()
+        )
+
+    def to_transition(self) -> Transition | None:
+        """Return a transition with the last progress, or None if the run has ended.
+
+        The writer calls this once for all the progress that was reported since its last call.
+        """
+        self.is_reporting = False  # First: later progress needs a new transition.
+        progress, fields = self.progress, self.fields
+        if progress is None or fields is None or self.ended_at is not None:
+            return None
+        time_ms, monotonic = progress.reported_at
+        time_ms = self.last_reported_ms = max(time_ms, self.last_reported_ms + 1)
+        return Transition(
+            rank=pack_rank(Status.RUNNING, self.stamp, time_ms),
+            attempt=self.attempt,
+            started_at=self.started_at,
+            happened_at=monotonic,
+            fields=fields,
+            details=self.details(Status.RUNNING),
+        )
+
+    def on_dropped(self) -> None:
+        """Record that the buffer dropped this run, so that the next progress is pushed again."""
+        self.is_reporting = False
+
+
+#: The run that the calling code belongs to, and the function that pushes its progress.
+_current_run: ContextVar[tuple[Run, Callable[[Any], None]] | None] = ContextVar(
+    "taskstate_run", default=None
+)
+set_current_run = _current_run.set
+
+
+def current_run() -> tuple[Run, Callable[[Any], None]] | None:
+    """Return the run that the calling code belongs to, and the function that pushes its progress.
+    Return None outside of a run, and after it has ended."""
+    found = _current_run.get()
+    return None if found is None or found[0].ended_at is not None else found
+
+
+def get_or_create_run(proxy: Any, message: Any) -> Run:
+    """Return the run that Dramatiq's proxy for ``message`` holds.  Create it at the first call."""
+    run = get_run(proxy)
+    if run is None:
+        run = proxy.__dict__[_RUN_ATTRIBUTE] = Run(message)
+    return run
+
+
+def get_run(proxy: Any) -> Run | None:
+    """Return the run that Dramatiq's proxy holds, or None if it was not created."""
+    # Not with getattr: the proxy would look for it in the message, and raise an exception.
+    run: Run | None = proxy.__dict__.get(_RUN_ATTRIBUTE)
+    return run
+
+
+def is_known(message: Any) -> bool:
+    """Return whether a hook has seen that this process received the message."""
+    return _RUN_ATTRIBUTE in getattr(message, "__dict__", _NO_ATTRIBUTES)
+
+
+def is_held(message: Any) -> bool:
+    """Return whether a message has a run, and is not being acknowledged or rejected yet."""
+    run: Run | None = getattr(message, "__dict__", _NO_ATTRIBUTES).get(_RUN_ATTRIBUTE)
+    return run is not None and not run.is_released
+
+
+class ThisThread(threading.local):
+    """What the hooks know about the calling thread."""
+
+    #: The run that it is processing.
+    run: Run | None = None
+    #: The id of the message that it has enqueued last, and the stamp of that transition.
+    enqueued: tuple[str, int] = ("", 0)
+
+    def __init__(self) -> None:
+        #: The stamps of the messages that it is enqueueing, by id.  There may be several: other
+        #: middleware may send a message in a hook of another one.
+        self.enqueueing: dict[str, Stamps] = {}
+
+    def begin_enqueue(self, message_id: str, stamps: Stamps) -> None:
+        """Keep the stamps of a message from ``before_enqueue`` to ``after_enqueue``."""
+        if len(self.enqueueing) >= _MAX_ENQUEUEING:
+            self.enqueueing.clear()  # They belong to messages that the broker has refused.
+        self.enqueueing[message_id] = stamps
+
+    def enter(self, run: Run) -> None:
+        """Make ``run`` the run of this thread.  It may be nested in another one."""
+        outer = self.run
+        if outer is not None and outer is not run:
+            if outer.ended_at is None:
+                run.outer = outer  # The broker runs messages in the thread that sends them.
+            if outer.message_id == run.message_id:
+                outer.requeued = True  # The nested run is a retry.
+        self.run = run
+
+    def leave(self, run: Run | None) -> tuple[str, int]:
+        """Leave ``run``, and return to the one that it is nested in, if any.  Return the id and the
+        stamp of the message that was enqueued last."""
+        enqueued = self.enqueued
+        self.run, self.enqueued = None, ("", 0)
+        if run is not None and run.outer is not None:
+            self.run = run.outer
+        return enqueued

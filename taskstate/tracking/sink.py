@@ -1,0 +1,119 @@
+"""Where transitions go: to the writer's queue, or in synchronous mode directly to the database."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+
+from dramatiq.middleware import MiddlewareError
+
+from taskstate import conf
+from taskstate.conf import Options
+from taskstate.transitions.rank import pack_rank
+from taskstate.transitions.status import Status
+from taskstate.transitions.transition import (
+    DeferredTransition,
+    MessageFields,
+    RawFields,
+    TaskDetails,
+    Transition,
+    transition_from,
+)
+from taskstate.utils.clock import Timestamp
+from taskstate.writer.synchronous import SynchronousWriter
+from taskstate.writer.writer import Writer
+
+
+class NotCommittedError(MiddlewareError):
+    """Raised before an acknowledgement, so that Dramatiq does not acknowledge the message.
+
+    It is a ``MiddlewareError`` because Dramatiq logs and ignores any other exception of a hook.
+    """
+
+
+class TransitionSink:
+    """Passes transitions to one of two writers, according to the options.
+
+    Parameters:
+      options(Options): The settings in force.
+      writer(Writer): Writes in its own thread.
+      synchronous_writer(SynchronousWriter): Writes in the calling thread.
+    """
+
+    def __init__(
+        self, options: Options, writer: Writer, synchronous_writer: SynchronousWriter
+    ) -> None:
+        self._options = options
+        self._writer = writer
+        self._synchronous_writer = synchronous_writer
+        #: When the worker began to shut down, by the monotonic clock.
+        self.stopping_since: float | None = None
+
+    def push(  # noqa: PLR0917 - keywords would take a third of the time of the call
+        self,
+        status: Status,
+        timestamp: Timestamp,
+        stamp: int,
+        attempt: int,
+        started_at: int | None,
+        fields: RawFields | MessageFields | None,
+        details: TaskDetails | None,
+        *,
+        waits: bool = False,
+    ) -> None:
+        """Push a transition.
+
+        Parameters:
+          fields(MessageFields): None if the message can't be tracked; nothing is pushed then.
+          waits(bool): Whether to wait until it is committed.
+
+        Raises:
+          NotCommittedError: If the worker shuts down before the transition is committed.
+        """
+        if fields is None:
+            return
+        time_ms, happened_at = timestamp
+        rank = pack_rank(status, stamp, time_ms)
+        # In the order of Transition.
+        transition = transition_from((rank, attempt, started_at, happened_at, fields, details))
+        writer, options = self._writer, self._options
+        if writer.thread.is_idle:
+            conf.check_database()  # It takes 0.5 us.  A busy writer calls it itself.
+        if options.app_is_missing:
+            conf.log_missing_app()
+        elif options.synchronous:
+            self._synchronous_writer.push(transition)
+        elif waits:
+            self._push_and_wait(transition)
+        else:
+            writer.push(transition)
+
+    def push_deferred(self, deferred: DeferredTransition) -> None:
+        """Push an object that makes a transition when the writer asks for it, if it still
+        exists."""
+        conf.check_database()
+        if self._options.app_is_missing:
+            conf.log_missing_app()
+        elif self._options.synchronous:
+            self._synchronous_writer.push_deferred(deferred)
+        else:
+            self._writer.push_deferred(deferred)
+
+    def _push_and_wait(self, transition: Transition) -> None:
+        """Push, and wait until it is committed.  Once the worker shuts down, wait no longer than
+        ``SHUTDOWN_TIMEOUT``."""
+        time_left = functools.partial(self._time_left, time.monotonic())
+        if not self._writer.push_and_wait(transition, time_left):
+            raise NotCommittedError(
+                f"This worker shuts down, and the state {transition.status.value!r} of message "
+                f"{transition.message_id} could not be written within "
+                f"{self._options.shutdown_timeout} seconds. The message is not acknowledged, so "
+                "the broker delivers it again (TASKSTATE['FLUSH_BEFORE_ACK'])."
+            )
+
+    def _time_left(self, since: float) -> float:
+        if self.stopping_since is None:
+            return math.inf
+        end = max(since, self.stopping_since) + self._options.shutdown_timeout
+        return max(0.0, end - time.monotonic())

@@ -1,0 +1,1 @@
+"""Transitions: what happened to a message, and in which order.  Pure functions and data."""

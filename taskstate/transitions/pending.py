@@ -1,0 +1,138 @@
+"""A pending task: what is to be written for one message, and how large that is."""
+
+from __future__ import annotations
+
+import sys
+from typing import Sequence
+
+from taskstate.transitions import sanitize
+from taskstate.transitions.rank import is_running, status_of
+from taskstate.transitions.status import Status
+from taskstate.transitions.transition import RawFields, Transition, newest
+from taskstate.utils.sync import Latch
+
+#: How much memory a pending task takes besides its texts, in bytes.
+MESSAGE_BYTES = 640
+#: How much memory each rank in the history of a pending task takes.
+_RANK_BYTES = 44
+#: How much memory the details of a transition take besides their texts.
+_DETAILS_BYTES = 130
+
+#: The most transitions of one message that a flush remembers for ``task_changed``.
+HISTORY_LENGTH = 100
+
+#: The greatest size of one statement, in bytes: half of MariaDB's default ``max_allowed_packet``.
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+#: The size of a row in a statement without its texts, in bytes: an upper bound for all stores.
+_ROW_BYTES = 1_000
+#: The greatest size of a character: a control character is ``\\u0001`` in the JSON of a literal.
+_CHARACTER_BYTES = 7
+#: The greatest size of a row without details.
+MAX_ROW_BYTES = _ROW_BYTES + _CHARACTER_BYTES * sanitize.TEXT_LENGTH
+
+
+class PendingTask:
+    """What is to be written for one message: its latest transition, and what was merged into it."""
+
+    __slots__ = ("first_happened_at", "history", "latest", "maybe_committed", "memory", "waiters")
+
+    def __init__(self, transition: Transition) -> None:
+        self.latest = transition
+        #: When the first transition happened, by the monotonic clock, in seconds.
+        self.first_happened_at = transition.happened_at
+        #: The ranks of the merged transitions, in any order, without progress reports.
+        self.history: tuple[int, ...] = () if _is_progress(transition) else (transition.rank,)
+        #: Whether an earlier try may have committed it, but the reply was lost.
+        self.maybe_committed = False
+        #: Threads wait on these until this pending task is final.
+        self.waiters: tuple[Latch, ...] = ()
+        #: About how much memory it takes, in bytes.
+        self.memory = MESSAGE_BYTES + text_bytes(transition)
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """The statuses that were merged, oldest first.  Empty if there were only progress reports
+        of a message that was running before."""
+        return tuple(status_of(rank) for rank in sorted(self.history))
+
+    def add(self, transition: Transition) -> None:
+        """Merge one more transition of the same message."""
+        before = self.latest
+        self.latest = newest(before, transition)
+        if not _is_progress(transition):
+            self._remember(transition.rank)
+        # Without details, the size does not change.
+        if transition.has_details or before.has_details:
+            self._measure()
+
+    def merge(self, newer: PendingTask) -> None:
+        """Merge another pending task of the same message, which was pushed later."""
+        self.latest = newest(self.latest, newer.latest)
+        self.maybe_committed = self.maybe_committed or newer.maybe_committed
+        for rank in newer.history:
+            self._remember(rank)
+        self.waiters += newer.waiters
+        self._measure()
+
+    def resolve(self) -> None:
+        """Release all waiters; this pending task is final."""
+        waiters, self.waiters = self.waiters, ()
+        for latch in waiters:
+            latch.open()
+
+    def statement_bytes(self) -> int:
+        """Return an upper bound for the size of this pending task in a statement, in bytes."""
+        latest = self.latest
+        fields = latest.fields
+        texts = len(fields.actor_name) + len(fields.queue_name) + len(fields.description)
+        texts += len(fields.model_name) + len(fields.app_name) + len(fields.tenant)
+        if latest.has_details:
+            more = (*(latest.details or ()), fields.metadata, fields.stored_message)
+            texts += sum(len(value) for value in more if isinstance(value, str))
+        return _ROW_BYTES + _CHARACTER_BYTES * texts
+
+    def _measure(self) -> None:
+        history = _RANK_BYTES * len(self.history)
+        self.memory = MESSAGE_BYTES + history + text_bytes(self.latest)
+
+    def _remember(self, rank: int) -> None:
+        if rank in self.history:
+            return
+        self.history += (rank,)
+        if len(self.history) > HISTORY_LENGTH:
+            self.history = tuple(sorted(self.history)[-HISTORY_LENGTH:])
+
+
+def _is_progress(transition: Transition) -> bool:
+    """Return whether a transition is a progress report of a run whose start was pushed before.
+    Such a transition has a progress or a progress text; the transition of a start has
+    neither."""
+    details = transition.details
+    if details is None or not is_running(transition.rank):
+        return False
+    return details.progress is not None or details.progress_text is not None
+
+
+def text_bytes(transition: Transition) -> int:
+    """Return how much memory the texts of a transition take, in bytes: 1, 2 or 4 per character.
+    Normalized names are not counted: they are short, and shared."""
+    fields, details = transition.fields, transition.details
+    size = sys.getsizeof(fields.description)
+    if isinstance(fields, RawFields):
+        names = (fields.actor_name, fields.queue_name, fields.model_name, fields.app_name)
+        size += sum(map(sys.getsizeof, names))
+    for text in (fields.metadata, fields.stored_message):
+        if text is not None:
+            size += sys.getsizeof(text)
+    if details is not None:
+        size += _DETAILS_BYTES
+        for value in details:
+            if type(value) is str:
+                size += sys.getsizeof(value)
+    return size
+
+
+def may_be_large(batch: Sequence[PendingTask], limit: float = MAX_BATCH_BYTES) -> bool:
+    """Return whether a batch may take more than ``limit`` bytes in a statement.  This is a quick
+    estimate; ``statement_bytes`` is more exact."""
+    return len(batch) * MAX_ROW_BYTES > limit or any(p.latest.has_details for p in batch)

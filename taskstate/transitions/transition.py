@@ -1,0 +1,179 @@
+"""A transition: the status of one message at one moment, with all that is known at that moment.
+
+A transition is immutable, and has the values of all columns.  The row of a message is a copy of its
+greatest transition; see ``newest``.  This module uses no database, no thread and no clock.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, NamedTuple, Protocol, Union
+from uuid import UUID
+
+from taskstate.transitions.rank import status_of, time_of
+from taskstate.transitions.status import Status
+
+UserPk = Union[int, str, UUID, None]
+
+
+class RawFields(NamedTuple):
+    """The values that don't change while a message is processed, as a hook has collected them.
+
+    The writer normalizes them: it makes ``MessageFields``, which have the same names.
+    """
+
+    message_id: str
+    enqueued_at: int
+    user_pk: Any
+    actor_name: str
+    queue_name: str
+    description: str
+    model_name: str
+    app_name: str
+    metadata: str | None = None
+    stored_message: str | None = None
+    tenant: str = ""
+
+
+class MessageFields(NamedTuple):
+    """The values that don't change while a message is processed, normalized for the columns."""
+
+    #: The UUID of the message in its canonical form.
+    message_id: str
+    #: The message's own timestamp, in milliseconds since 1970.
+    enqueued_at: int
+    user_pk: UserPk
+    actor_name: str
+    #: Without the suffix of the delay queue.
+    queue_name: str
+    description: str
+    model_name: str
+    app_name: str
+    #: JSON, as text.
+    metadata: str | None = None
+    #: The encoded message, if it is stored to be sent again.
+    stored_message: str | None = None
+    #: The name of the tenant; "" if there is none, and ``tenants.UNKNOWN`` if it is not known.
+    tenant: str = ""
+
+
+class TaskDetails(NamedTuple):
+    """The values that few transitions have: progress, an error, a result, the time of the next
+    run."""
+
+    #: From 0 to 100.
+    progress: float | None = None
+    progress_text: str | None = None
+    #: The type and the message of the last attempt's exception, in one line.
+    error: str | None = None
+    #: The part of the error that users may read.
+    user_error: str | None = None
+    traceback: str | None = None
+    #: In milliseconds since 1970.
+    next_attempt_at: int | None = None
+    #: JSON, as text.
+    result: str | None = None
+
+
+NO_DETAILS = TaskDetails()
+
+
+class Transition(NamedTuple):
+    """One transition of one message."""
+
+    #: See ``rank.pack_rank``.
+    rank: int
+    #: How many runs there were before this one: Dramatiq's ``retries``.
+    attempt: int
+    #: When the first run began, in milliseconds since 1970.  None before that, and if the message
+    #: was skipped.
+    started_at: int | None
+    #: When it happened, by this process's monotonic clock, in seconds.  This decides whether
+    #: ``clear_tasks`` ran after it.  Other processes can't compare it, so it is not stored.
+    happened_at: float
+    #: The transitions of one run share them.  They are raw until the writer normalizes them.
+    fields: RawFields | MessageFields
+    details: TaskDetails | None = None
+
+    @property
+    def message_id(self) -> str:
+        """The UUID of the message."""
+        return self.fields.message_id
+
+    @property
+    def has_details(self) -> bool:
+        """Whether it has values that most transitions don't have."""
+        fields = self.fields
+        return (
+            self.details is not None
+            or fields.metadata is not None
+            or fields.stored_message is not None
+        )
+
+    @property
+    def status(self) -> Status:
+        """The status that this transition leads to."""
+        return status_of(self.rank)
+
+    @property
+    def time(self) -> int:
+        """When it happened, by this host's clock, in milliseconds since 1970."""
+        return time_of(self.rank)
+
+
+class DeferredTransition(Protocol):
+    """Waits in the buffer in place of a transition, until the writer asks for it."""
+
+    def to_transition(self) -> Transition | None:
+        """Return the current transition, or None if there is nothing to write."""
+
+    def on_dropped(self) -> None:
+        """Record that it was dropped because the buffer was full."""
+
+
+# Make a named tuple from a tuple.  It is faster than the constructor, which is written in Python.
+raw_fields_from: Callable[[tuple[Any, ...]], RawFields] = functools.partial(
+    tuple.__new__, RawFields
+)
+message_fields_from: Callable[[tuple[Any, ...]], MessageFields] = functools.partial(
+    tuple.__new__, MessageFields
+)
+transition_from: Callable[[tuple[Any, ...]], Transition] = functools.partial(
+    tuple.__new__, Transition
+)
+
+
+def sort_key(transition: Transition) -> tuple[object, ...]:
+    """Return the sort key of a transition; the greatest transition of a message is its row.
+
+    The rank decides.  The other values follow only so that two different transitions of equal rank
+    make the same row, whichever is written first.  None sorts before every value.  Only two runs of
+    one stamp that begin and end in the same milliseconds can still be equal.  Then the first one
+    that is written stays, with its own details.
+    """
+    fields = transition.fields
+    started_at = -1 if transition.started_at is None else transition.started_at
+    user = "" if fields.user_pk is None else str(fields.user_pk)
+    return (
+        transition.rank,
+        transition.attempt,
+        started_at,
+        fields.enqueued_at,
+        fields.actor_name,
+        fields.queue_name,
+        fields.description,
+        fields.model_name,
+        fields.app_name,
+        user,
+        fields.tenant,
+    )
+
+
+def newest(one: Transition, other: Transition) -> Transition:
+    """Return the greater of two transitions.  It is commutative, associative and idempotent.
+
+    If their ranks are equal, the fields of both must be normalized.
+    """
+    if one.rank != other.rank:
+        return one if one.rank > other.rank else other
+    return max(one, other, key=sort_key)

@@ -1,0 +1,1 @@
+"""The writer: a background thread that writes pending tasks in batches."""

@@ -1,0 +1,1 @@
+"""A site with a schema per tenant, by django-tenants: models, settings, and a drill of them."""

@@ -1,0 +1,120 @@
+"""Values on their way to the columns: cheap to collect, and normalized without a surprise."""
+
+import pytest
+
+from taskstate.conf import Options
+from taskstate.tracking.fields import FieldCollector
+from taskstate.transitions import sanitize
+from taskstate.transitions.rank import pack_rank
+from taskstate.transitions.status import Status
+from taskstate.transitions.transition import Transition
+from tests.support.factories import START, make_id
+from tests.support.hooks import make_message
+
+PLAIN = {"user_pk": 7, "description": "Export", "model_name": "Report", "app_name": "shop"}
+ODD = [
+    {"description": ["a"]},
+    {"description": None},
+    {"description": "x" * 2000},
+    {"model_name": {"a": 1}},
+    {"app_name": 7},
+    {"user_pk": [1]},
+    {"user_pk": "x" * 10_000},
+    {"user_pk": 1.5},
+]
+
+
+@pytest.fixture
+def collector():
+    return FieldCollector()
+
+
+def transition(fields, status=Status.RUNNING):
+    return Transition(pack_rank(status, 1, START), 0, None, 1.0, fields)
+
+
+def test_a_plain_message_waits_as_it_is(collector):
+    """The hook makes nothing fit: that is what makes it cheap."""
+    fields = collector.collect(make_message(PLAIN, queue_name="slow.DQ"), PLAIN)
+
+    assert fields[2:8] == (7, "act", "slow.DQ", "Export", "Report", "shop")
+    assert collector.normalize(transition(fields)).fields.queue_name == "slow"
+
+
+@pytest.mark.parametrize("for_state", ODD, ids=lambda for_state: str(for_state)[:30])
+def test_what_could_change_or_is_large_is_normalized_at_once(for_state, collector):
+    """Nothing of the caller's is kept by reference."""
+    fields = collector.collect(make_message(for_state, queue_name="slow.DQ"), for_state)
+    text = str(fields)
+    for value in for_state.values():
+        if isinstance(value, (list, dict)):
+            value.clear()
+
+    assert fields.queue_name == "slow"
+    assert str(fields) == text
+    assert all(len(part) <= 300 for part in fields if isinstance(part, str))
+    assert collector.normalize(transition(fields)).fields == fields
+
+
+def test_an_odd_message_that_can_not_be_tracked_is_not_pushed(collector, caplog):
+    """It is known in the hook already."""
+    message = make_message({"description": ["a"]}, message_id="job-7")
+
+    assert collector.collect(message, {"description": ["a"]}) is None
+    assert "'job-7' is not a valid UUID" in caplog.text
+
+
+def test_normalizing_never_raises(collector, monkeypatch, caplog):
+    """The writer has others to look after; this one is named."""
+    fields = collector.collect(make_message(PLAIN, message_id=make_id(5)), PLAIN)
+    monkeypatch.setattr(sanitize, "clean_time", lambda value: 1 / 0)
+
+    assert collector.normalize(transition(fields)) is None
+    assert f"Message {make_id(5)} of actor act could not be tracked" in caplog.text
+
+
+class Textless:
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("key", ["description", "model_name", "app_name"])
+def test_a_value_without_a_text_is_named_in_its_place(key, collector):
+    """As in a traceback of Python's; all else is tracked."""
+    message = make_message({}, message_id=make_id(5))
+    fields = collector.collect(message, {"user_pk": 1, "description": "a", key: Textless()})
+
+    assert (fields.message_id, fields.user_pk) == (make_id(5), 1)
+    assert getattr(fields, key) == "<unprintable Textless object>"
+
+
+def test_names_are_shared(collector):
+    """Tasks that wait by the hundred thousand hold few different ones."""
+    facts = []
+    for number in range(2):
+        actor_name = f"{number // 2}actor"  # Equal, and not the same object.
+        message = make_message(PLAIN, actor_name=actor_name, message_id=make_id(number))
+        facts.append(collector.normalize(transition(collector.collect(message, PLAIN))))
+
+    assert facts[0].fields.actor_name is facts[1].fields.actor_name
+
+
+def test_a_message_that_can_not_be_encoded_is_tracked(caplog):
+    """Some middleware keeps its own objects in the options while a message is processed."""
+    collector = FieldCollector(Options(keep_message=True))
+    message = make_message({}, message_id=make_id(5), options={"span": object()})
+    for _ in range(2):
+        fields = collector.collect(message, {"user_pk": 1})
+        assert (fields.user_pk, fields.stored_message) == (1, None)
+    assert caplog.text.count("it can't be encoded (TypeError)") == 1
+
+
+def test_a_long_name_of_an_actor_is_not_kept(collector, caplog):
+    """Of what was warned of already; and no record of the log holds all of it."""
+    for number in range(3):
+        name = f"{number}" + "x" * 1_000_000
+        collector.collect(make_message({}, actor_name=name, message_id="job-7"), {})
+
+    assert len(caplog.records) == 3
+    assert all(len(record.message) < 1_000 for record in caplog.records)
+    assert all(len(name) <= 300 for _, name in collector._warnings._given)

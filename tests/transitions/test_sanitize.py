@@ -1,0 +1,230 @@
+"""Values from anywhere, made safe for the columns."""
+
+import enum
+import uuid
+
+import pytest
+from django.db import models
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskstate.transitions import sanitize
+from taskstate.transitions.rank import MAX_TIME
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters()),
+    st.binary(),
+    st.lists(st.text()),
+    st.dictionaries(st.text(), st.integers()),
+)
+
+
+@given(anything, st.integers(1, 20))
+def test_text_is_what_every_database_takes(value, length):
+    """Short enough, encodable, without NUL: whatever came in."""
+    text = sanitize.clean_text(value, length)
+
+    assert len(text) <= length
+    assert "\0" not in text
+    text.encode()
+
+
+@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9))
+def test_text_that_fits_is_kept(value):
+    """Nothing is changed that needs no change."""
+    assert sanitize.clean_text(value, 9) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("abcdef", "abcd…"),
+        ("abcde", "abcde"),
+        ("a\0b", "ab"),
+        ("a\0bcde", "abcde"),
+        ("a\ud800b", "ab"),
+        ("\ud83d\ude00", ""),
+        ("😀😀😀😀😀😀", "😀😀😀😀…"),
+        (None, ""),
+        (12, "12"),
+        ("", ""),
+    ],
+)
+def test_text(value, expected):
+    """An ellipsis shows that something is missing; what no database takes is removed."""
+    assert sanitize.clean_text(value, 5) == expected
+
+
+@given(st.uuids())
+def test_message_ids_in_any_form_become_canonical(value):
+    """The same UUID is the same task, however it is spelled."""
+    for text in (str(value), value.hex, str(value).upper(), f"{{{value}}}", value.urn):
+        assert sanitize.clean_message_id(text) == str(value)
+    assert sanitize.clean_message_id(value) == str(value)
+
+
+@pytest.mark.parametrize("value", ["", "job-1", None, 7, "x" * 36, "0" * 31, "é" * 36])
+def test_no_uuid_is_refused(value):
+    """What is no UUID raises ValueError and nothing else."""
+    with pytest.raises(ValueError, match=r"UUID|hexadecimal|invalid"):
+        sanitize.clean_message_id(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3), (-1, 0), (11, 10), (None, 0), ("3", 0), (True, 0), (2.5, 0), ([], 0)],
+)
+def test_counts(value, expected):
+    """A stamp or an attempt that is no whole number counts as 0."""
+    assert sanitize.clean_count(value, 10) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(5, 5), (5.9, 5), (-5, 0), (2**80, MAX_TIME), (None, 0), ("now", 0)],
+)
+def test_times(value, expected):
+    """A message's timestamp is held within what a rank can hold."""
+    assert sanitize.clean_time(value) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_times_that_are_no_number(value):
+    """JSON as Python writes it knows NaN and Infinity."""
+    assert sanitize.clean_time(value) == 0
+
+
+class Number(enum.IntEnum):
+    SEVEN = 7
+
+
+def number_key():
+    return sanitize.UserKey(int, smallest=-10, greatest=100, max_length=None, is_integer=True)
+
+
+def text_key():
+    return sanitize.UserKey(to_python=str, smallest=0, greatest=0, max_length=5)
+
+
+def test_user_pk_is_what_the_key_makes_of_it():
+    """Text becomes a number where the key is one; None is no user."""
+    assert number_key().clean("7") == 7
+    assert number_key().clean(7) == 7
+    assert number_key().clean(None) is None
+    assert number_key().clean("-7") == -7
+    assert number_key().clean("0") == 0
+    assert number_key().clean(Number.SEVEN) == 7
+    assert text_key().clean("anna") == "anna"
+    assert text_key().clean(" 1_1 ") == " 1_1 "
+
+
+@pytest.mark.parametrize(
+    "value", ["", "anna", -11, 101, "101", 2**70, True, 1.5, [1], {"a": 1}, b"1", "1" * 300]
+)
+def test_user_pk_that_a_number_can_not_take(value):
+    """Each is refused with a ValueError that says why."""
+    with pytest.raises(ValueError, match=r".+"):
+        number_key().clean(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        " 7",
+        "7 ",
+        "7\n",
+        "1_1",
+        " 1_1 ",
+        "+7",
+        "--7",
+        "-",
+        "-0",
+        "007",
+        "7.0",
+        "7e0",
+        "0x7",
+        "١٢",
+        "\uff17",
+    ],
+)
+def test_a_number_that_python_reads_and_nobody_writes(value):
+    """Who is meant isn't certain: a task without a user is better than one of somebody else's."""
+    with pytest.raises(ValueError, match="written in plain digits"):
+        number_key().clean(value)
+
+
+def test_a_uuid_is_no_number():
+    """Though Python makes one of it."""
+    with pytest.raises(ValueError, match="is a whole number here"):
+        number_key().clean(uuid.UUID(int=7))
+
+
+def uuid_key():
+    return sanitize.UserKey(models.UUIDField().to_python, 0, 0, None, is_uuid=True)
+
+
+def test_user_pk_that_is_a_uuid():
+    """Itself, or as str() or hex write it, in either case."""
+    key = uuid.UUID("0a1b2c3d-0a1b-2c3d-4e5f-0a1b2c3d4e5f")
+    for value in (key, str(key), key.hex, str(key).upper(), key.hex.upper()):
+        assert uuid_key().clean(value) == key
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        7,
+        "7",
+        True,
+        "anna",
+        f"{{{uuid.UUID(int=7)}}}",
+        uuid.UUID(int=7).urn,
+        f" {uuid.UUID(int=7)}",
+        f"{uuid.UUID(int=7)}\n",
+        "0" * 31 + "\u0667",
+        "0_" * 15 + "07",
+        "+" + "0" * 31,
+        "0x" + "0" * 30,
+        "00-" * 10 + "00",
+    ],
+)
+def test_user_pk_that_a_uuid_can_not_take(value):
+    """Python and Django read each of them as the key of somebody."""
+    with pytest.raises(ValueError, match=r"is a UUID here|can't be a primary key"):
+        uuid_key().clean(value)
+
+
+@pytest.mark.parametrize("value", ["toolong", "a\0b", "\ud800", ["a"], 1.5])
+def test_user_pk_that_a_text_can_not_take(value):
+    """Each is refused with a ValueError that says why."""
+    with pytest.raises(ValueError, match=r".+"):
+        text_key().clean(value)
+
+
+@pytest.mark.parametrize("is_integer", [True, False])
+@pytest.mark.parametrize("value", [0, "0"])
+def test_user_pk_of_zero(value, is_integer):
+    """A key in most databases, and none where a number that counts by itself begins after it."""
+    key = sanitize.UserKey(int, -5, 5, None, is_integer=is_integer)
+    assert key.clean(value) == 0
+    with pytest.raises(ValueError, match="0 is not a valid key"):
+        key._replace(takes_zero=False).clean(value)
+    assert [key._replace(takes_zero=False).clean(n) for n in (-1, 1)] == [-1, 1]
+
+
+def test_user_pk_of_an_unknown_type_is_refused():
+    """A key type that a fact can't hold is no user, never a crash."""
+    with pytest.raises(ValueError, match="can't be tracked"):
+        sanitize.UserKey(lambda value: object(), 0, 0, None).clean(1)
+
+
+def test_a_member_of_an_enumeration_is_its_value():
+    """As JSON has it, so that sender and worker agree."""
+    App = enum.Enum("App", {"SHOP": "shop"}, type=str)
+
+    assert sanitize.clean_text(App.SHOP, 100) == "shop"
+    assert type(sanitize.clean_text(App.SHOP, 100)) is str

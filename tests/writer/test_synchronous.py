@@ -1,0 +1,193 @@
+"""How a project tests itself: ``SYNCHRONOUS`` in a ``TestCase``, and real workers beside it."""
+
+import asyncio
+import threading
+
+import dramatiq
+import pytest
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from dramatiq import worker as dramatiq_worker
+
+import taskstate
+from taskstate.models import Task
+from taskstate.writer.thread import THREAD_NAME
+from tests.support.harness import Workers, make_broker, task_of
+from tests.support.limits import LIMIT_SECONDS
+
+#: Renamed in dramatiq 1.14 and later.
+WorkerThread = getattr(dramatiq_worker, "WorkerThread", None) or dramatiq_worker._WorkerThread
+ConsumerThread = getattr(dramatiq_worker, "ConsumerThread", None) or dramatiq_worker._ConsumerThread
+
+
+@pytest.fixture
+def in_a_test_case(database, settings):
+    """As ``TestCase`` does it: all in a transaction that is rolled back in the end."""
+    settings.TASKSTATE = {"SYNCHRONOUS": True}
+    with transaction.atomic(using=database):
+        yield database
+        transaction.set_rollback(True, using=database)
+    assert Task.objects.count() == 0
+
+
+def run_inline(broker, queue="default"):
+    """Run the queue's messages in this thread, with all hooks."""
+    consumer = ConsumerThread(
+        broker=broker,
+        queue_name=queue,
+        prefetch=1,
+        work_queue=dramatiq_worker.PriorityQueue(),
+        worker_timeout=1,
+    )
+    consumer.consumer = broker.consume(queue, prefetch=1, timeout=1)
+    thread = WorkerThread(
+        broker=broker,
+        consumers={queue: consumer},
+        work_queue=dramatiq_worker.PriorityQueue(),
+        worker_timeout=1,
+    )
+    thread.work_queue.task_done = lambda: None
+    for message in consumer.consumer:
+        if message is None:
+            return
+        thread.process_message(message)
+
+
+def inline_broker():
+    """Return a broker that leaves the test's own connection open."""
+    broker = make_broker()
+    broker.middleware = [m for m in broker.middleware if type(m).__name__ != "CloseConnections"]
+    return broker
+
+
+def test_the_row_is_there_when_send_returns(in_a_test_case, signals):
+    """And its signal sent."""
+    broker = inline_broker()
+    act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
+    message = act.send(for_state={"description": "x"})
+
+    assert task_of(message).status == "enqueued"
+    assert [task.status for task, _ in signals] == ["enqueued"]
+    assert taskstate.flush(LIMIT_SECONDS)
+
+
+def test_a_message_that_runs_inline_is_done_at_once(in_a_test_case, signals):
+    """With every state on its way."""
+    broker = inline_broker()
+    seen = []
+
+    def work(for_state):
+        seen.append(Task.objects.get().status)
+
+    act = dramatiq.actor(work, broker=broker, actor_name="act")
+    message = act.send(for_state={})
+    run_inline(broker)
+
+    assert seen == ["running"]
+    assert task_of(message).status == "done"
+    assert [task.status for task, _ in signals] == ["enqueued", "running", "done"]
+
+
+def test_an_error_of_ours_does_not_break_the_tests_transaction(in_a_test_case, caplog):
+    """It is logged, and the test goes on."""
+    broker = inline_broker()
+    act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
+    with connections[in_a_test_case].execute_wrapper(refuse_tasks):
+        act.send(for_state={})
+
+    assert "SYNCHRONOUS" in caplog.text
+    assert Task.objects.count() == 0
+
+
+def refuse_tasks(execute, sql, params, many, context):
+    """Let the database itself refuse what is written to the table."""
+    if "INSERT" in sql and "taskstate_task" in sql:
+        sql = "SELECT * FROM no_such_table"
+        params = None
+    return execute(sql, params, many, context)
+
+
+def test_in_memory_it_is_the_default(memory, settings, signals):
+    """With no setting; the thread that wrote before the tests began isn't asked any more."""
+    broker = make_broker()
+    act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
+    settings.DRAMATIQ_TASKS_DATABASE = "default"
+    act.send(for_state={})
+    assert taskstate.flush(LIMIT_SECONDS)
+    assert threads()
+
+    settings.DRAMATIQ_TASKS_DATABASE = memory
+    message = act.send(for_state={})
+
+    assert task_of(message).status == "enqueued"
+    assert [task.message_id for task, _ in signals][1:] == [task_of(message).message_id]
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+def test_in_memory_a_worker_writes_in_its_own_threads(memory):
+    """Whatever it waits for, a writer's thread isn't."""
+    broker = make_broker()
+    act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
+    with Workers(broker, threads=1) as workers:
+        messages = [act.send(for_state={}) for _ in range(5)]
+        workers.join()
+
+    assert {task_of(message).status for message in messages} == {"done"}
+    assert not threads()
+
+
+def test_in_memory_an_event_loop_leaves_it_to_the_thread(memory):
+    """Django allows no access there."""
+    broker = inline_broker()
+    act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
+
+    async def view():
+        return act.send(for_state={})
+
+    message = asyncio.run(view())
+
+    assert taskstate.flush(LIMIT_SECONDS)
+    assert task_of(message).status == "enqueued"
+
+
+def test_a_test_without_database_sends(memory, monkeypatch, caplog):
+    """Nothing is wrong with it: no row, and no error."""
+    broker = inline_broker()
+    act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseDatabaseWrapper, "ensure_connection", forbid)
+        act.send(for_state={})
+        assert taskstate.flush()
+
+    assert caplog.records == []
+    assert not Task.objects.exists()
+
+
+def forbid(connection):
+    raise RuntimeError('Database access not allowed, use the "django_db" mark')
+
+
+def test_real_workers_beside_an_open_transaction_do_not_hang(database, settings):
+    """A worker thread can't see the row that the test has just written, and waits for the test
+    that waits for the worker: for so long and no longer.  Such tests want TransactionTestCase."""
+    settings.TASKSTATE = {"SYNCHRONOUS": True}
+    if database == "default":
+        # What a project's own settings would say; SQLite's default is five seconds.
+        settings.DATABASES["default"]["OPTIONS"]["timeout"] = 1
+    broker = make_broker()
+    ran = []
+    act = dramatiq.actor(lambda for_state: ran.append(1), broker=broker, actor_name="act")
+    try:
+        with transaction.atomic(using=database):
+            message = act.send(for_state={})
+            with Workers(broker) as workers:
+                workers.join()
+            assert ran == [1]
+            assert task_of(message).status == "enqueued"
+            transaction.set_rollback(True, using=database)
+    finally:
+        if database == "default":
+            settings.DATABASES["default"]["OPTIONS"]["timeout"] = 30
