@@ -25,24 +25,34 @@ class Ledger:
         path = self.folder / name
         return path.read_text().splitlines() if path.exists() else []
 
+    def senders(self):
+        """Return the ids of all messages that were sent, with the ids of the processes."""
+        return dict(line.split() for line in self.lines("sent"))
+
     def sent(self):
         """Return the ids of all messages that were sent."""
-        return self.lines("sent")
+        return list(self.senders())
 
     def rows(self):
         """Return the ids of those that have a row."""
         found = Task.objects.filter(pk__in=self.sent()).values_list("message_id", flat=True)
         return set(map(str, found))
 
-    def check(self):
-        """Compare the rows and the signals with what was sent; all of it is "enqueued"."""
-        sent = set(self.sent())
+    def check(self, log=""):
+        """Compare the rows and the signals with what was sent; all of it is "enqueued".
+
+        Parameters:
+          log(str): What the processes have logged, for a failure.
+        """
+        senders = self.senders()
+        sent = set(senders)
         rows = {
             str(message_id): status
             for message_id, status in Task.objects.values_list("message_id", "status")
         }
         told = collections.Counter(self.lines("signals"))
-        assert len(sent - set(rows)) == 0, "messages without a row"
+        lost = collections.Counter(senders[message_id] for message_id in sent - set(rows))
+        assert not lost, f"messages without a row, by process: {dict(lost)}\n{log}"
         assert set(rows) == sent
         assert set(rows.values()) == {"enqueued"}
         assert [line for line, times in told.items() if times > 1] == []

@@ -56,7 +56,7 @@ def test_a_web_server_under_load(kind, server_database, ledger, report):
             wait_until(lambda: len(clients.answers) > enough)
             web.stop()
         log = web.log()
-    rows = ledger.check()
+    rows = ledger.check(log)
     report(
         f"{len(clients.answers)} requests answered by {len({pid for pid, _ in clients.answers})} "
         f"workers of two generations, {rows} messages sent, as many rows and signals"

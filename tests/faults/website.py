@@ -39,7 +39,7 @@ def send(number=1):
     """Send so many messages; return the id of the last one."""
     for _ in range(number):
         message = tasks.succeed.send(for_state={"description": str(os.getpid())})
-        note("sent", message.message_id)
+        note("sent", f"{message.message_id} {os.getpid()}")
     return message.message_id
 
 
