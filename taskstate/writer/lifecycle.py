@@ -20,9 +20,9 @@ from taskstate.writer.stats import Stats
 
 logger = logging.getLogger(__name__)
 
-#: How long a fork waits for a running flush, in seconds.  Most flushes are much shorter, and a
-#: flush that hangs must not delay the fork.
-FORK_WAIT_SECONDS = 2.0
+#: A fork waits for a running flush, but not for one that has lasted for so many seconds: it hangs.
+#: On a busy machine, the first flush of a process may take some seconds.
+LONGEST_FLUSH_SECONDS = 10.0
 
 
 class AnyWriter(Protocol):
@@ -38,8 +38,8 @@ class AnyWriter(Protocol):
     def stats(self) -> Stats:
         """Return what the writer has done so far."""
 
-    def before_fork(self, seconds: float) -> None:
-        """Prepare for a fork, within this many seconds."""
+    def before_fork(self, longest_step: float) -> bool:
+        """Prepare for a fork.  Return False if a flush hangs."""
 
     def after_fork_in_parent(self) -> None:
         """Continue after a fork."""
@@ -111,7 +111,14 @@ def register(writer: AnyWriter) -> None:
 
 def _before_fork() -> None:
     for writer in list(_state.writers):
-        writer.before_fork(FORK_WAIT_SECONDS)
+        if not writer.before_fork(LONGEST_FLUSH_SECONDS):
+            logger.warning(
+                "This process forks while task states are being written, for more than %.0f "
+                "seconds already. The child may hang when it uses the same database, since it "
+                "inherits the locks of the database driver. Check that the database answers, or "
+                "fork before messages are sent.",
+                LONGEST_FLUSH_SECONDS,
+            )
 
 
 def _after_fork_in_parent() -> None:

@@ -138,8 +138,9 @@ class SynchronousWriter:
         """Return what this writer has done so far."""
         return self._recorder.totals
 
-    def before_fork(self, seconds: float) -> None:
-        """Do nothing, since there is no thread."""
+    def before_fork(self, longest_step: float) -> bool:
+        """Return True, since there is no thread."""
+        return True
 
     def after_fork_in_parent(self) -> None:
         """Do nothing, since there is no thread."""

@@ -7,7 +7,7 @@ import contextlib
 import math
 import threading
 import time
-from typing import Callable
+from typing import Callable, Iterator
 
 from taskstate.utils.sync import Deadline, Latch, WakeEvent, WriterThread
 from taskstate.writer.cycle import FlushCycle
@@ -23,6 +23,8 @@ NAP_SECONDS = 0.05
 #: After this many idle seconds, connections are closed according to CONN_MAX_AGE.  The next push
 #: wakes the thread.
 IDLE_SECONDS = 1.0
+#: How often a fork that waits for a step checks whether the step hangs, in seconds.
+FORK_CHECK_SECONDS = 0.1
 
 
 class BackgroundThread:
@@ -54,6 +56,7 @@ class BackgroundThread:
         # reentrant, since a receiver may fork during a step.  It has an owner, so an exception that
         # is raised in a waiting fork can't leave it locked.
         self._step_lock = threading.RLock()
+        self._step_started_at = -math.inf
         self._writing_thread_id: int | None = None
         self._thread: threading.Thread | None = None
         # When a thread was started that has not begun to run.
@@ -103,15 +106,28 @@ class BackgroundThread:
             self._wake_event.set()
             thread.join(deadline.left())
 
-    def before_fork(self, seconds: float) -> None:
-        """Stop the thread between two steps while the process forks, if that is possible within
-        ``seconds``.  If the process forked while the thread was in a database driver, the child
-        would inherit the driver's locks, and nothing would ever release them."""
-        self._step_lock.acquire(timeout=seconds)
+    def before_fork(self, longest_step: float) -> bool:
+        """Stop the thread between two steps while the process forks.
+
+        If the process forked while the thread was in a database driver, the child would inherit the
+        locks of the driver, and nothing would ever release them.  OpenSSL has such locks while it
+        loads certificates, for example.
+
+        Parameters:
+          longest_step(float): A step that has lasted for so many seconds hangs: it must not delay
+            the fork.
+
+        Returns:
+          bool: False if the process forks in the middle of a step.
+        """
+        while not self._step_lock.acquire(timeout=FORK_CHECK_SECONDS):
+            if self._clock() - self._step_started_at >= longest_step:
+                return False
+        return True
 
     def after_fork_in_parent(self) -> None:
         """Let the thread continue after a fork."""
-        with contextlib.suppress(RuntimeError):  # The lock was not acquired in time.
+        with contextlib.suppress(RuntimeError):  # The fork did not wait for the step.
             self._step_lock.release()
 
     # Starting the thread.
@@ -164,17 +180,24 @@ class BackgroundThread:
             # Last, so that a caller always sees either a thread that starts or one that runs.
             self._start_requested_at = -math.inf
             while not self._may_end():
-                with self._step_lock:
+                with self._no_fork():
                     pause = self._step_safely()
                 if not self._sleep(pause):
-                    with self._step_lock:
+                    with self._no_fork():
                         self._cycle.flusher.close_idle_connections()
         finally:
-            with self._step_lock:
+            with self._no_fork():
                 self._cycle.flusher.close()
             self._thread = None
             self._start_requested_at = -math.inf
             self._release_writer_lock()
+
+    @contextlib.contextmanager
+    def _no_fork(self) -> Iterator[None]:
+        """Let forks wait for a step."""
+        self._step_started_at = self._clock()
+        with self._step_lock:
+            yield
 
     def _release_writer_lock(self) -> None:
         """Let another thread write, and start it if there is work.  A push may have relied on this

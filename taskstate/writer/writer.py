@@ -196,9 +196,10 @@ class Writer:
 
     # Forks.
 
-    def before_fork(self, seconds: float) -> None:
-        """Stop the thread between two steps while the process forks.  Wait at most this long."""
-        self.thread.before_fork(seconds)
+    def before_fork(self, longest_step: float) -> bool:
+        """Stop the thread between two steps while the process forks.  Return whether that was
+        possible, without waiting for a step that has lasted for so many seconds."""
+        return self.thread.before_fork(longest_step)
 
     def after_fork_in_parent(self) -> None:
         """Let the thread continue after a fork."""

@@ -124,7 +124,11 @@ class PrivateServer:
 
     def log(self):
         """Return the end of its log."""
-        return (self.folder / "log").read_text()[-4000:]
+        return self.whole_log()[-4000:]
+
+    def whole_log(self):
+        """Return its log."""
+        return (self.folder / "log").read_text()
 
     def _as_user(self, command):
         command = list(map(str, command))
