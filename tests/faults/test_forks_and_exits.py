@@ -15,7 +15,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.web import Clients, Gunicorn, Uwsgi
 from tests.support import servers
 from tests.support.limits import LIMIT_SECONDS
-from tests.support.processes import end_script, environment, run_script, start_script
+from tests.support.processes import end_script, environment, is_alive, run_script, start_script
 from tests.support.workers import Rundramatiq, queue_of_its_own, send, wait_until
 
 
@@ -52,6 +52,8 @@ def test_a_web_server_under_load(kind, server_database, ledger, report):
             web.reload(before)
             # Some of the old ones go on until the new ones are there.
             wait_until(lambda: not before & {pid for pid, _ in clients.answers[-ANSWERS:]}, 30)
+            # One that still writes what is left must not be told to stop again: uWSGI would end it.
+            wait_until(lambda: not any(map(is_alive, before)), 60)
             enough = len(clients.answers) + ANSWERS
             wait_until(lambda: len(clients.answers) > enough)
             web.stop()

@@ -57,6 +57,15 @@ def end_script(script, limit=LIMIT_SECONDS * 2):
         script.wait()
 
 
+def is_alive(pid):
+    """Return whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 class LiveProcess:
     """A process that obeys orders, one JSON line each; see ``obey``.
 
