@@ -48,7 +48,7 @@ def cursor(address):
             yield opened
     except Error as error:
         raise BenchmarkError(
-            f"The database at {redacted(address)} refused a statement. The benchmarks need a user "
+            f"The database at {redacted(address)} rejected a statement. The benchmarks need a user "
             f"that may create and drop databases, and read statistics: {str(error).strip()}"
         ) from error
     finally:

@@ -27,7 +27,7 @@ PLOTS = tuple(
 CHOICES = {
     "databases": ("postgres",),
     "brokers": ("stub", "redis"),
-    # Only the rows of these tell samples from other messages.
+    # Only the rows of these distinguish samples from other messages.
     "contenders": ("upsert", "orm", "plain-orm"),
 }
 DEFAULTS = {

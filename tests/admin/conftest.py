@@ -24,7 +24,7 @@ def remove_people():
 
 @pytest.fixture
 def admin(people):
-    """The browser of somebody who may do everything."""
+    """A client that is signed in as a superuser."""
     client = Client()
     client.force_login(people.create_superuser("admin"))
     return client

@@ -32,7 +32,7 @@ UNSUCCESSFUL = {Status.FAILED, Status.SKIPPED}
 
 @pytest.fixture
 def login(people):
-    """A function that makes the browser of somebody with these permissions."""
+    """A function that returns a client, signed in as a user with these permissions."""
 
     def make(*actions):
         user = people.create(username="staff", is_staff=True)
@@ -71,7 +71,7 @@ def queries(database):
 
 
 def test_the_list_shows_what_there_is_to_know(admin, people):
-    """In words, not by colour alone; whatever a text holds is shown as text."""
+    """In words, not by colour alone; each text is shown as text, whatever it holds."""
     anna = people.create(username="anna")
     for number, status in enumerate(Status, start=1):
         add(number, status, user_id=anna.pk)
@@ -115,8 +115,8 @@ def test_as_many_queries_for_five_rows_as_for_a_hundred(admin, people, database)
         assert counts[0] <= 10
 
 
-def test_no_question_is_asked_of_all_rows(admin, database, monkeypatch):
-    """Each has a limit, or a bound that an index knows."""
+def test_no_query_reads_all_rows(admin, database, monkeypatch):
+    """Each has a limit, or a condition that an index supports."""
     for number in range(1, 30):
         add(number)
     monkeypatch.setattr(changelist, "SCAN_LIMIT", 10)
@@ -139,7 +139,7 @@ def test_no_question_is_asked_of_all_rows(admin, database, monkeypatch):
             assert "WHERE" not in sql or re.search(r"enqueued_at. >= ", sql), sql
 
 
-def test_what_no_index_tells_is_looked_for_among_the_newest(admin, monkeypatch, people):
+def test_what_no_index_covers_is_looked_for_among_the_newest(admin, monkeypatch, people):
     """Of all, or of the chosen user and date; the page says so."""
     monkeypatch.setattr(changelist, "SCAN_LIMIT", 3)
     anna = people.create(username="anna")
@@ -287,7 +287,7 @@ def test_no_tasks_at_all(admin):
 
 
 def test_a_tasks_page_shows_everything(admin, people):
-    """Nobody can change anything, and whatever a text holds is shown as text."""
+    """Nothing can be changed, and each text is shown as text, whatever it holds."""
     add(
         1,
         Status.FAILED,
@@ -633,7 +633,7 @@ def test_resend_while_the_broker_is_away(admin, broker_away):
 
 @pytest.mark.parametrize("fails", ["log_change", "get_queryset"])
 def test_resend_while_the_database_is_away(admin, broker, monkeypatch, fails):
-    """Once messages are sent, their user is told so, lest they send them once more."""
+    """If messages were sent, the page says so, so that the user does not send them again."""
 
     def fail(*args, **kwargs):
         raise OperationalError("the database is away")

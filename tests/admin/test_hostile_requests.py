@@ -166,7 +166,7 @@ def test_a_deeply_nested_message_does_not_fill_the_page(admin):
 
 
 def test_a_word_to_search_for_that_no_database_takes(admin, database):
-    """Django's own form refuses it in the list, and not where names of tasks are completed."""
+    """Django's own form rejects it in the list, and not in the autocomplete field."""
     add(1)
     found, _ = django_admin.site._registry[Task].get_search_results(
         None, Task.objects.all(), "a\0ct"
@@ -177,7 +177,7 @@ def test_a_word_to_search_for_that_no_database_takes(admin, database):
 
 @pytest.mark.parametrize("name", ["q", "actor", "status__exact"])
 def test_a_connection_with_three_bytes_for_a_character(admin, database, name):
-    """Django's default with MariaDB before 5.2. The database refuses to compare an emoji then."""
+    """Django's default with MariaDB before 5.2. It then rejects comparisons with an emoji."""
     connection = connections[database]
     add(1)
     if connection.vendor == "mysql":

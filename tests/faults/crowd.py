@@ -1,4 +1,4 @@
-"""Several processes that do the same at the same time, until they are told to stop."""
+"""Several processes that do the same at the same time, until they are ordered to stop."""
 
 import contextlib
 import json
@@ -35,15 +35,15 @@ class Crowd:
     def __enter__(self):
         for process in self._processes:
             assert json.loads(process.stdout.readline()) == "ready"
-        self._tell("begin")
+        self._send("begin")
         return self
 
     def stop(self):
-        """Tell them to stop; return what each has to say."""
-        self._tell("stop")
+        """Order them to stop; return the answer of each."""
+        self._send("stop")
         return [json.loads(process.stdout.readline()) for process in self._processes]
 
-    def _tell(self, word):
+    def _send(self, word):
         for process in self._processes:
             process.stdin.write(f"{word}\n")
             process.stdin.flush()

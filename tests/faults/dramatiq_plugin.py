@@ -142,7 +142,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_sessionfinish():
-    """Tell the drill which messages were seen, what there are rows of, and what was logged."""
+    """Report to the drill which messages were seen, which have rows, and what was logged."""
     taskstate.flush(60)
     rows = [str(message_id) for message_id in Task.objects.values_list("pk", flat=True)]
     connection.close()

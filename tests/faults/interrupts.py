@@ -198,7 +198,7 @@ class TracedLife(Life):
 
 
 class Account:
-    """Counts what reaches the writer, and compares that, and the rows, with what was told."""
+    """Counts what reaches the writer, and compares it and the rows with the calls of threads."""
 
     def __init__(self, state):
         self.state, self.writer = state, state._writer
@@ -213,7 +213,7 @@ class Account:
         buffer._merge = count
 
     def differences(self, lives):
-        """Return how many facts were lost, doubled or made up, and how many rows are wrong."""
+        """Count the transitions that were lost, doubled or made up, and the rows that are wrong."""
         lost = doubled = 0
         left = self.coalesced.copy()
         for message_id, pushes, returned in (call for life in lives for call in life.calls):

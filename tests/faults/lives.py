@@ -1,5 +1,5 @@
-"""Messages as nobody should send them, the hooks as Dramatiq calls them and as it doesn't, and what
-row must come of it: told by the sequence, never by the code under test.
+"""Messages that no project should send, hooks as Dramatiq calls them and as it doesn't, and the row
+that must come of it: derived from the sequence of calls, never from the code under test.
 """
 
 import contextlib
@@ -177,7 +177,7 @@ lives = st.builds(
 
 def live(life, state, broker):
     """Call the hooks as Dramatiq does for this life; return the message, or None if its
-    ``for_state`` is refused where it is sent."""
+    ``for_state`` is rejected where it is sent."""
     message = dramatiq.Message(
         queue_name=life.queue_name,
         actor_name=life.actor_name,

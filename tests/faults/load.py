@@ -26,7 +26,7 @@ PAUSE_SECONDS = 0.02
 
 
 def summarize(number):
-    """Return the description of the so-manieth message, which begins with its kind."""
+    """Return the description of the message with this number; it begins with its kind."""
     return f"{KINDS[number % len(KINDS)]} {number}"
 
 

@@ -1,6 +1,6 @@
-"""One process of ``test_concurrency``: threads push random facts of messages that others push too.
+"""One process of ``test_concurrency``: its threads push random transitions of the same messages.
 
-The greatest fact of each message is kept here as well, by nothing but this file's own order.
+The greatest transition of each message is also kept here, by this file's own order.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from tests.support.factories import START, make_id, make_transition  # noqa: E40
 
 THREADS = 8
 FLUSH_SECONDS = 60
-#: Facts are about so many messages at a time, and each second about so many new ones: rows are
+#: Transitions belong to so many messages at a time, and each second to so many new ones: rows are
 #: inserted and updated all the time.
 WINDOW = 150
 NEW_PER_SECOND = 50
@@ -52,8 +52,8 @@ class Keep(logging.Handler):
         lines.append((record.levelname, record.getMessage()))
 
 
-def push_facts(state, choice, best):
-    """Push facts until it is time to stop; return how many."""
+def push_transitions(state, choice, best):
+    """Push transitions until it is time to stop; return how many."""
     pushed = 0
     pause = threading.Event()
     began = time.monotonic()
@@ -102,7 +102,7 @@ def work():
     pushed = []
 
     def push(number):
-        pushed.append(push_facts(state, random.Random(f"{seed} {number}"), best[number]))
+        pushed.append(push_transitions(state, random.Random(f"{seed} {number}"), best[number]))
 
     threads = [threading.Thread(target=push, args=[number]) for number in range(THREADS)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Servers of the drills' own, to be stopped, restarted and made read-only: nobody else's."""
+"""Servers that only the drills use: they are stopped, restarted and made read-only."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ def free_port():
 class PrivateServer:
     """A server with a folder, a port and a log of its own.
 
-    ``USER`` is who runs it if these are root's tests: most servers refuse root.
+    ``USER`` runs it if root runs the tests: most servers don't start as root.
     """
 
     USER = ""
@@ -210,7 +210,7 @@ class Postgres(PrivateServer):
             self.end_connections(database)
 
     def set_connectable(self, database, *, connectable):
-        """Refuse every connection to a database, and end those there are; or take them again."""
+        """Reject every connection to a database, and end the open ones; or accept them again."""
         self.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS {str(connectable).lower()}")
         if not connectable:
             self.end_connections(database)
@@ -248,7 +248,7 @@ class MariaDb(PrivateServer):
         return True
 
     def start(self):
-        """Start it, with somebody who is root but for the right to write while it is read-only."""
+        """Start it, with a user like root who may not write while the server is read-only."""
         super().start()
         if self.execute("SELECT 1 FROM user WHERE user = 'drill'"):
             return  # To grant it all once more would let who connects in between write for good.
@@ -290,7 +290,7 @@ class MariaDb(PrivateServer):
         return len(rows)
 
     def set_read_only(self, database, *, read_only):
-        """Let nobody but root write; or let them again."""
+        """Let only root write; or let all users write again."""
         self.execute(f"SET GLOBAL read_only = {int(read_only)}")
 
     def set_idle_limit(self, database, seconds):
@@ -403,7 +403,7 @@ def database_on(server, name):
 
 
 def settings_of(url):
-    """Return the entry of ``DATABASES`` for a URL, with all that Django adds to one."""
+    """Return the settings in ``DATABASES`` for a URL, with all that Django adds to them."""
     return {
         "ATOMIC_REQUESTS": False,
         "AUTOCOMMIT": True,

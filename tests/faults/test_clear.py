@@ -24,7 +24,7 @@ HOUR = 3600.0
 #: The longest pause between two clears, and the pause after the last one, in seconds.
 PAUSE_SECONDS = 0.6
 QUIET_SECONDS = 3.0
-#: What is pushed so soon after a clear may count as older, if a process heard of it so late.
+#: What is pushed so soon after a clear may count as older, if a process reads the fence so late.
 GRACE_SECONDS = 1.0
 
 
@@ -83,8 +83,8 @@ def test_nothing_that_predates_a_clear_survives_it(database, report):
 
     pushed, must_be_there = {}, {}
     for answer in answers:
-        for before, after, facts in answer["rounds"]:
-            for message, status in facts:
+        for before, after, transitions in answer["rounds"]:
+            for message, status in transitions:
                 pushed[message, status] = after
                 if before > clears.ended + GRACE_SECONDS:
                     must_be_there[message] = status
@@ -92,9 +92,9 @@ def test_nothing_that_predates_a_clear_survives_it(database, report):
     final = dict(clears.looks[-1][1])
     missing = [message for message, status in must_be_there.items() if final.get(message) != status]
     report(
-        f"{len(pushed):,} facts, {clears.number} clears (the slowest took {clears.slowest:.1f} s) "
-        f"deleted {clears.deleted:,} rows, "
-        f"{sum(answer['unchanged'] for answer in answers):,} facts came too late; "
+        f"{len(pushed):,} transitions, {clears.number} clears "
+        f"(the slowest took {clears.slowest:.1f} s) deleted {clears.deleted:,} rows, "
+        f"{sum(answer['unchanged'] for answer in answers):,} came too late; "
         f"survivors {len(survivors)} in {len(clears.looks)} looks; after the last clear "
         f"{len(must_be_there):,} messages, missing {len(missing)}; "
         f"failed flushes {sum(answer['failures'] for answer in answers)}"

@@ -1,4 +1,4 @@
-"""Many processes write the same messages at once: each row is the greatest of its facts."""
+"""Many processes write the same messages at once: each row is the greatest of its transitions."""
 
 import datetime
 import threading
@@ -45,7 +45,7 @@ def moment(milliseconds):
 
 
 def row_of(key):
-    """Return the columns that a fact makes, by nothing but what is documented."""
+    """Return the columns of a transition, by the documentation alone."""
     stamp, phase, at, order, attempt, started_at, enqueued_at, description, user = key
     return {
         "status": STATUSES[phase, order],
@@ -94,7 +94,7 @@ def unexplained(lines):
 
 
 def greatest_of(answers):
-    """Return the greatest fact of each message, out of those that each thread kept."""
+    """Return the greatest transition of each message, out of those that each thread kept."""
     greatest = {}
     for answer in answers:
         for number, key in answer["greatest"]:
@@ -103,7 +103,7 @@ def greatest_of(answers):
 
 
 @pytest.mark.timeout(SECONDS + 300)
-def test_every_row_is_the_greatest_of_its_facts(database, report):
+def test_every_row_is_the_greatest_of_its_transitions(database, report):
     """8 processes of 8 threads push overlapping messages in random order, through both stores,
     with and without a receiver."""
     arguments = [
@@ -133,7 +133,7 @@ def test_every_row_is_the_greatest_of_its_facts(database, report):
     lines = [line for answer in answers for line in answer["lines"]]
     conflicts = sum(IN_THE_WAY in line for _, line in lines)
     report(
-        f"{pushed:,} facts about {len(expected):,} messages in {total['flushes']:,} flushes; "
+        f"{pushed:,} transitions of {len(expected):,} messages in {total['flushes']:,} flushes; "
         f"missing {len(expected.keys() - found.keys())}, wrong {len(wrong)}, went back 0 "
         f"({looks} looks); {conflicts} conflicts, {total['failed_flushes']} flushes failed, "
         f"{sum(level != 'DEBUG' for level, _ in lines)} lines above debug"

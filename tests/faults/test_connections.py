@@ -86,7 +86,7 @@ def clients_of(server):
 
 
 class Drill:
-    """Clients on one server, which all live through the same."""
+    """Clients on one server, which all go through the same."""
 
     def __init__(self, server, clients, report):
         self.server = server
@@ -104,7 +104,7 @@ class Drill:
             threading.Event().wait(PORTION_SECONDS)
         return most
 
-    def send_in_vain(self):
+    def send_while_away(self):
         """Send while nothing can be written, until each client has noticed."""
         before = self._failures()
         self.send(AWAY_SECONDS)
@@ -165,7 +165,7 @@ def migrated(server):
 
 def test_connections_end(server, migrated, report):
     """Nothing is lost; a process holds no more connections than it should; a connection that was
-    closed while it was idle is no outage, and each outage is told by two log lines."""
+    closed while it was idle is no outage, and each outage is logged in two lines."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(client.process) and client for client in clients_of(server)]
         drill = Drill(server, clients, report)
@@ -188,17 +188,17 @@ def test_connections_end(server, migrated, report):
         drill.check("restarted while idle", QUIET)
 
         server.stop()
-        drill.send_in_vain()
+        drill.send_while_away()
         server.start()
         drill.check("restarted while busy", OUTAGE)
         drill.send()
         server.set_read_only(DATABASE, read_only=True)
-        drill.send_in_vain()
+        drill.send_while_away()
         server.set_read_only(DATABASE, read_only=False)
         drill.check("read-only for a while", OUTAGE)
         if isinstance(server, private.Postgres):
             server.set_read_only(DATABASE, read_only=True)
-            drill.send_in_vain()
+            drill.send_while_away()
             server.set_read_only(DATABASE, read_only=False, keep=True)
             drill.check("read-only for those who stay connected", OUTAGE)
 
@@ -216,7 +216,7 @@ CLEARS = 5
 @pytest.mark.parametrize("stores", [("orm", "orm"), ("upsert", "upsert"), ("orm", "upsert")])
 def test_writers_behind_pgbouncer(pgbouncer, through_pool, stores, report):
     """Where transactions are pooled: two processes write the same messages and a third one clears
-    them; rows end as their last facts say, and what was cleared stays so."""
+    them; rows end as their last transitions say, and what was cleared stays so."""
 
     def rows():
         found = pgbouncer.execute(
@@ -238,7 +238,7 @@ def test_writers_behind_pgbouncer(pgbouncer, through_pool, stores, report):
             for _ in range(clears):
                 assert clearer.order("clear") == "cleared"
             assert [merger.result(LIMIT_SECONDS) for merger in mergers] == ["merged"] * 2
-        # The later of both last facts: the second process's are a millisecond later.
+        # The later of both last transitions: the second process's are a millisecond later.
         assert rows() == {make_id(number): ("done", 2) for number in range(SIZE)}
 
         old, new, held = [make_id(100)], [make_id(101)], [make_id(102)]
@@ -250,7 +250,7 @@ def test_writers_behind_pgbouncer(pgbouncer, through_pool, stores, report):
         until(lambda: pgbouncer.execute(WAITING))
         assert two.order("release")
         assert cleared.result(LIMIT_SECONDS) == "cleared"
-        # What happened within the time of a look at the watermark counts as before the clear.
+        # What happened while the fence was read counts as before the clear.
         until(lambda: pgbouncer.execute(CLEARED_A_WHILE_AGO, DATABASE))
         one.order("enqueued", ids=new)
         assert one.order("flush")

@@ -1,8 +1,8 @@
 """Dramatiq stops a worker thread by an exception between any two bytecodes: here it is aimed at the
 hooks, ten thousand times.
 
-No hook may leave a lock behind, lose or double what it pushes, or harm the writer's thread.  What
-tells where an exception was raised is its traceback.
+No hook may leave a lock behind, lose or double what it pushes, or harm the writer's thread.  The
+traceback of an exception says where it was raised.
 """
 
 import gc
@@ -48,7 +48,7 @@ both_modes = pytest.mark.parametrize("waits", [False, True], ids=["", "flush_bef
 @pytest.fixture
 def fine_switches():
     """Threads take turns as often as can be, so that an exception lands anywhere; but in no
-    callback of the garbage collector, where it would end unheard."""
+    callback of the garbage collector, where it would be lost."""
     before = sys.getswitchinterval()
     gc.collect()
     gc.disable()

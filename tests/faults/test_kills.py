@@ -128,8 +128,8 @@ class Reaper:
 def drain(env, queue):
     """Let workers work off all that the broker holds.
 
-    RabbitMQ doesn't tell of messages that a worker has fetched, delayed ones above all, until that
-    has ended: it ends when nothing else was left for longer than a retry is delayed.
+    RabbitMQ doesn't count messages that a worker has fetched, delayed ones above all, until the
+    worker has ended: it ends when nothing else was left for longer than a retry is delayed.
     """
     for _ in range(5):
         with Group(env, *OPTIONS) as workers:

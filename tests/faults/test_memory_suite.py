@@ -1,5 +1,5 @@
-"""A project's own suite under pytest-django, on an SQLite in memory, with nothing but what the
-quickstart says: app and middleware."""
+"""A project's own suite under pytest-django, on an in-memory SQLite database, with nothing
+but what the quickstart says: app and middleware."""
 
 import os
 import subprocess
@@ -106,7 +106,7 @@ def test_d_no_database(number):
 
 
 def test_a_suite_in_memory(tmp_path, report):
-    """No test is lost, no error is logged, and nobody waits for the database."""
+    """No test is lost, no error is logged, and no test waits for the database."""
     (tmp_path / "shop").mkdir()
     files = {
         "settings.py": SETTINGS,

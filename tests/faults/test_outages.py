@@ -34,7 +34,7 @@ RIGHT_SECONDS = 2 * Config.flush_interval + 7
 #: What a process may take per second while it waits; Dramatiq's own threads poll their broker.
 IDLE_CPU = 0.15
 
-#: What a user sets who wants to hear of a dead network within seconds.
+#: What a user sets in order to notice a dead network within seconds.
 IMPATIENT_SECONDS = 3
 IMPATIENT = {
     "OPTIONS": {
@@ -55,7 +55,7 @@ class Site:
       broker(str): "redis" or "rabbitmq".
       port(int): Of a proxy before the server.
       taskstate(dict): Its settings for taskstate.
-      more(dict): Of its entry in ``DATABASES``.
+      more(dict): More settings of its database in ``DATABASES``.
     """
 
     def __init__(self, name, server, broker, *, port=None, taskstate=None, more=None):
@@ -187,8 +187,8 @@ class Outage:
 
 
 def test_the_database_is_away_under_load(postgres, mariadb, report):
-    """Workers go on; what they did is written soon after its return, two log lines tell of it in
-    each process, and to wait takes no processor time."""
+    """Workers go on; what they did is written soon after its return, each process logs two
+    lines about it, and waiting takes no processor time."""
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         stopped_postgres = enter(private.Postgres())
@@ -215,8 +215,8 @@ def test_the_database_is_away_under_load(postgres, mariadb, report):
                 stopped_mariadb.stop,
                 stopped_mariadb.start,
             ),
-            # Nothing tells the client of it, and it has set itself no limit: a write just takes as
-            # long.  (On a connection that there is; the server limits how long a login may take.)
+            # The client does not notice it, and has set no limit of its own: a write just takes as
+            # long.  (On an open connection; the server limits how long a login may take.)
             Outage(
                 Site("stalled", postgres, "redis", port=stalled.port, more={"CONN_MAX_AGE": None}),
                 stalled.stall,

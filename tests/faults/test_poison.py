@@ -1,8 +1,8 @@
-"""Poison: the rows that a database refuses stay out, each named once; all others get in, and so
-does the state of a row whose texts alone are refused.
+"""Bad data: rows that a database rejects are left out, and each is named once.  All others are
+written, and so is the state of a row if only its texts are rejected.
 
-And what must not be taken for it: a schema that doesn't fit, a server that takes no writes.
-These are outages, and an outage loses nothing.
+A schema that doesn't fit, and a server that takes no writes, must not be taken for bad data.
+They are outages, and an outage loses nothing.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from tests.support.stores import constraint, renamed_table, trigger
 ROWS = 1000
 #: Of the bad rows in a batch.
 NUMBERS = (1, 10, 500)
-#: What the constraint and the trigger refuse.
+#: What the constraint and the trigger reject.
 FORBIDDEN = "forbidden"
 STORES = ("orm", "upsert")
 
@@ -44,7 +44,7 @@ LONGEST = "\x01" * 255
 #: doesn't.  The server's own limit is the next multiple of 4 kB.
 PACKET_BYTES = 40 * 1024
 
-#: What a try to write a batch takes at most, its transaction and the watermark included.
+#: What a try to write a batch takes at most, its transaction and the fence included.
 STATEMENTS = {"upsert": 1, "orm": 7}
 #: What a row adds to that where a statement is limited to 999 parameters (SQLite before Django 6):
 #: its 25 columns, if it is new, and its key, which is looked for before and after.
@@ -69,7 +69,7 @@ class Flushing:
         self.statements = 0
 
     def push(self, numbers, status, text_of=lambda number: ""):
-        """Push a fact of each message, with a text in all its columns."""
+        """Push a transition of each message, with a text in all its columns."""
         for number in numbers:
             text = text_of(number)
             names = ("actor_name", "queue_name", "description", "model_name", "app_name")
@@ -117,7 +117,7 @@ def write_poisoned(flushing, number, text, signals, caplog):
     assert flushing.flush()
     signals.clear()
     caplog.clear()
-    refused_before = flushing.cycle.stats().rejected
+    rejected_before = flushing.cycle.stats().rejected
 
     flushing.push(range(ROWS), Status.DONE, lambda n: text if n in bad else "")
     started = time.monotonic()
@@ -127,20 +127,20 @@ def write_poisoned(flushing, number, text, signals, caplog):
     expected = {n: "enqueued" for n in bad if n % 2 == 0}
     expected.update({n: "done" for n in range(ROWS) if n not in bad})
     assert {task.message_id.int: task.status for task in Task.objects.all()} == expected
-    told = sorted((task.message_id.int, task.status) for task, _ in signals)
-    assert told == [(n, "done") for n in range(ROWS) if n not in bad]
+    announced = sorted((task.message_id.int, task.status) for task, _ in signals)
+    assert announced == [(n, "done") for n in range(ROWS) if n not in bad]
     lines = [
         record.getMessage() for record in caplog.records if record.name.startswith("taskstate")
     ]
     named = sorted(uuid.UUID(found).int for line in lines for found in UUIDS.findall(line))
     assert named == sorted(bad)
     stats = flushing.cycle.stats()
-    assert (stats.rejected - refused_before, stats.failed_flushes, stats.pending) == (number, 0, 0)
+    assert (stats.rejected - rejected_before, stats.failed_flushes, stats.pending) == (number, 0, 0)
     return f"{number} bad: {flushing.took}, {seconds:.2f} s"
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_rows_that_the_database_refuses(store, database, signals, caplog, report):
+def test_rows_that_the_database_rejects(store, database, signals, caplog, report):
     """By a CHECK, or by a trigger of the project's own."""
     is_limited = connections[database].features.max_query_params == LIMIT
     per_row = STATEMENTS_PER_ROW[store] if is_limited else 0
@@ -165,9 +165,9 @@ def test_rows_over_the_packet_limit(server, drilled, signals, caplog, report):
         flushing = Flushing(ALIAS, "upsert")
         for number in NUMBERS if NIGHTLY else NUMBERS[:2]:
             took = write_poisoned(flushing, number, LONGEST, signals, caplog)
-            # The server ends the connection after each refusal: the next statement notices, and the
-            # new connection is asked for its limit.  By that, there is surely room for one row
-            # only, so at worst all parts are cut, without asking the server.  A refused row is
+            # The server ends the connection after each rejection: the next statement notices, and
+            # the new connection is asked for its limit.  By that, there is surely room for one row
+            # only, so at worst all parts are cut, without asking the server.  A rejected row is
             # tried again without its free texts.
             tries, most = 2 * ROWS - 1 + number, ROWS + 7 * number + 1
             report(f"{took} (at most {tries} tries, {most} statements)")
@@ -191,7 +191,7 @@ def test_a_batch_over_the_packet_limit(store, server, drilled, caplog, report):
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
 @pytest.mark.parametrize("store", STORES)
-def test_a_key_that_the_client_refuses(store, database, caplog):
+def test_a_key_that_the_client_rejects(store, database, caplog):
     """Django's backend for MariaDB takes no 0 for an automatic key.  Past the check of keys, it is
     bad data; and the check knows of it, so that the task is tracked without its user."""
     user_key.cache_clear()
@@ -216,7 +216,7 @@ def test_a_key_that_the_client_refuses(store, database, caplog):
 
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
-def test_a_row_that_the_client_refuses(database, caplog):
+def test_a_row_that_the_client_rejects(database, caplog):
     """Should the check of keys ever let one pass: all others are written, and it is named."""
     flushing = Flushing(database, "orm")
     flushing.cycle.buffer._normalize = lambda transition: transition
@@ -252,8 +252,8 @@ def character_set(alias, name):
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("name", ["utf8mb3", "latin1"])
 def test_a_text_that_the_table_can_not_hold(name, store, database, signals, caplog):
-    """An emoji in a comment on the line of the traceback: the final state is written, and told, and
-    so is whatever else the table takes."""
+    """An emoji in a comment on the line of the traceback: the final state is written and
+    announced, and so is everything else that the table takes."""
     with character_set(database, name):
         flushing = Flushing(database, store)
         flushing.push(range(50), Status.RUNNING)
@@ -268,8 +268,8 @@ def test_a_text_that_the_table_can_not_hold(name, store, database, signals, capl
         assert statuses == {**dict.fromkeys(range(49), "done"), 49: "failed"}
         row = Task.objects.get(pk=make_id(49))
         assert (row.error, row.traceback) == ("ValueError: no", None)
-        (told,) = [task for task, _ in signals if task.pk == row.pk]
-        assert (len(signals), told.error, told.traceback) == (50, row.error, None)
+        (announced,) = [task for task, _ in signals if task.pk == row.pk]
+        assert (len(signals), announced.error, announced.traceback) == (50, row.error, None)
         (line,) = caplog.messages
         assert "actor actor is written without its traceback: " in line
         # What names the actor is no text to leave out.
@@ -387,7 +387,7 @@ def outlive(outage, alias, store, caplog):
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("outage", [renamed_table, renamed_column])
 def test_a_schema_that_does_not_fit(outage, store, database, caplog, report):
-    """A table or a column is missing, since somebody has yet to migrate: no row is to blame."""
+    """A table or a column is missing, because ``migrate`` has not run yet: no row is to blame."""
     report(outlive(outage(database), database, store, caplog))
 
 

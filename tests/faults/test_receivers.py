@@ -1,5 +1,5 @@
 """Receivers of ``task_changed`` that raise, dawdle, flush, send and close connections, all at once:
-real workers go on, every row is right, and everybody else is told everything.
+real workers go on, every row is right, and all other receivers get every change.
 """
 
 import threading
@@ -19,10 +19,10 @@ from tests.support.limits import LIMIT_SECONDS
 
 THREADS = 4
 MESSAGES = 50
-#: All changes are told one after the other, each with a commit, perhaps, on a busy machine.
-TOLD_SECONDS = 4 * LIMIT_SECONDS
+#: All changes are announced one after the other, each with a commit, perhaps, on a busy machine.
+ANNOUNCED_SECONDS = 4 * LIMIT_SECONDS
 SLOW_SECONDS = 2.0
-#: The connection is closed by one in so many changes that are told: a new one is slow to open.
+#: One in so many announced changes closes the connection: a new one is slow to open.
 CHANGES_PER_CLOSE = 5
 SLOW, USUAL, FOLLOW_UP = "slow", "usual", "follow-up"
 
@@ -45,7 +45,7 @@ class Times(dm.Middleware):
 
 
 class Receivers:
-    """A receiver of each kind that misbehaves, between two that listen.
+    """A receiver of each kind that misbehaves, between two that keep what they receive.
 
     Parameters:
       alias(str): The database to which one of them closes the connection.
@@ -53,7 +53,7 @@ class Receivers:
     """
 
     def __init__(self, alias, actor):
-        self.heard_first, self.heard_last = [], []
+        self.received_first, self.received_last = [], []
         self.calls = 0
         self.follow_ups = []
         self.flushes = []
@@ -62,13 +62,13 @@ class Receivers:
         self._alias = alias
         self._actor = actor
         self._all = [
-            self._hear_first,
+            self._receive_first,
             self._raise,
             self._dawdle,
             self._flush,
             self._send,
             self._close,
-            self._hear_last,
+            self._receive_last,
         ]
 
     def __enter__(self):
@@ -80,11 +80,11 @@ class Receivers:
         for receiver in self._all:
             task_changed.disconnect(receiver, sender=StateMiddleware)
 
-    def _hear_first(self, task, transitions, **kwargs):
-        self.heard_first.append((str(task.pk), task.status, transitions))
+    def _receive_first(self, task, transitions, **kwargs):
+        self.received_first.append((str(task.pk), task.status, transitions))
 
-    def _hear_last(self, task, transitions, **kwargs):
-        self.heard_last.append((str(task.pk), task.status, transitions))
+    def _receive_last(self, task, transitions, **kwargs):
+        self.received_last.append((str(task.pk), task.status, transitions))
 
     def _raise(self, **kwargs):
         self.calls += 1
@@ -116,9 +116,9 @@ def send(actor, description):
     return actor.send(for_state={"description": description}).message_id
 
 
-def told_of(message_id, heard):
-    """Return the statuses that a listener was told of as the present ones, and all of them."""
-    found = [(status, transitions) for key, status, transitions in heard if key == message_id]
+def announced(message_id, received):
+    """Return the statuses of a task as a receiver got them, and those in its ``transitions``."""
+    found = [(status, transitions) for key, status, transitions in received if key == message_id]
     return [status for status, _ in found], [s.value for _, some in found for s in some]
 
 
@@ -146,29 +146,29 @@ def test_receivers_that_misbehave(store, waits, database, caplog, report):
         was_dawdling = not receivers.dawdled.is_set()
         receivers.may_end.set()
         assert receivers.dawdled.wait(LIMIT_SECONDS)
-        # Now they are told of, and for each of them another one is sent.
-        assert taskstate.flush(TOLD_SECONDS)
+        # Now they are announced, and for each of them another one is sent.
+        assert taskstate.flush(ANNOUNCED_SECONDS)
         workers.join()
-        assert taskstate.flush(TOLD_SECONDS)
+        assert taskstate.flush(ANNOUNCED_SECONDS)
 
     ids = [slow, *usual, *receivers.follow_ups]
     rows = {str(task.pk): (task.description, task.status) for task in Task.objects.all()}
     expected = {slow: (SLOW, "done"), **dict.fromkeys(usual, (USUAL, "done"))}
     expected.update(dict.fromkeys(receivers.follow_ups, (FOLLOW_UP, "done")))
-    heard = receivers.heard_first
+    received = receivers.received_first
     raised = sum("broken receiver" in str(record.exc_info) for record in caplog.records)
     report(
-        f"{len(rows)} messages, {len(heard)} changes told, {raised} exceptions logged; {MESSAGES} "
-        f"messages sent during a receiver's {SLOW_SECONDS:.0f} s were processed in {took:.2f} s, "
-        f"a worker thread was held up for {times.longest_wait():.2f} s at most"
+        f"{len(rows)} messages, {len(received)} changes announced, {raised} exceptions logged; "
+        f"{MESSAGES} messages sent during a receiver's {SLOW_SECONDS:.0f} s were processed in "
+        f"{took:.2f} s, a worker thread was held up for {times.longest_wait():.2f} s at most"
     )
     assert rows == expected
     assert len(receivers.follow_ups) == MESSAGES
-    assert heard == receivers.heard_last
-    assert len(heard) == receivers.calls == raised
-    assert receivers.flushes == [True for message_id, *_ in heard if message_id != slow]
+    assert received == receivers.received_last
+    assert len(received) == receivers.calls == raised
+    assert receivers.flushes == [True for message_id, *_ in received if message_id != slow]
     for message_id in ids:
-        present, transitions = told_of(message_id, heard)
+        present, transitions = announced(message_id, received)
         assert present[-1] == "done"
         assert len(set(present)) == len(present)
         assert len(set(transitions)) == len(transitions)

@@ -16,7 +16,7 @@ LIMIT_SECONDS = 240
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="django-tenants 4 needs Python 3.10")
-def test_nobody_sees_a_task_of_another_tenant(postgres, report):
+def test_no_user_sees_a_task_of_another_tenant(postgres, report):
     """By no route, though the messages are worked off by threads that are in no tenant's schema."""
     assert importlib.util.find_spec("django_tenants"), "it belongs to what the drills need"
     with private.database_on(postgres, "tenants") as url:

@@ -1,6 +1,6 @@
-"""One process of ``test_clear``: pushes facts of its own messages.
+"""One process of ``test_clear``: pushes transitions of its own messages.
 
-It asks the database for its time before and after: so the drill can tell what surely predates a
+It asks the database for its time before and after: so the drill knows what surely predates a
 clear.
 """
 
@@ -42,14 +42,14 @@ def work():
         if stopping.wait(PAUSE_SECONDS):
             break
         new = range(first + number * ROUND, first + (number + 1) * ROUND)
-        facts = [(message, "enqueued") for message in new]
+        transitions = [(message, "enqueued") for message in new]
         if number >= ROUNDS_UNTIL_DONE:
-            facts += [(message - ROUNDS_UNTIL_DONE * ROUND, "done") for message in new]
+            transitions += [(message - ROUNDS_UNTIL_DONE * ROUND, "done") for message in new]
         before = database_time("default")
-        for message, status in facts:
+        for message, status in transitions:
             at = int(time.time() * 1000)
             state._writer.push(make_transition(Status(status), at=at, message_id=make_id(message)))
-        rounds.append((before, database_time("default"), facts))
+        rounds.append((before, database_time("default"), transitions))
     flushed = taskstate.flush(FLUSH_SECONDS)
     stats = taskstate.stats()
     return {

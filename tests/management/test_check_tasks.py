@@ -29,8 +29,8 @@ def write(number, status, hours_ago, store=OrmStore, **values):
     return store().write([make_pending(transition)])
 
 
-def test_it_lists_what_was_not_heard_of_for_long(database):
-    """Oldest first; what is younger, delayed or finished is none of its business."""
+def test_it_lists_what_was_not_updated_for_long(database):
+    """Oldest first; newer, delayed and finished tasks are left out."""
     write(1, Status.RUNNING, 5, description="Export 7")
     write(2, Status.ENQUEUED, 6, actor_name="mail")
     write(3, Status.RUNNING, 3)
@@ -44,8 +44,8 @@ def test_it_lists_what_was_not_heard_of_for_long(database):
 
     first, second = out.getvalue().splitlines()
     assert "enqueued" in first
-    heard = timezone.localtime(Task.objects.get(pk=make_id(2)).updated_at)
-    assert first.startswith(f"{heard:%Y-%m-%d %H:%M:%S} "), "not in the time zone of the site"
+    updated_at = timezone.localtime(Task.objects.get(pk=make_id(2)).updated_at)
+    assert first.startswith(f"{updated_at:%Y-%m-%d %H:%M:%S} "), "not in the time zone of the site"
     assert make_id(2) in first
     assert "mail" in first
     assert "running" in second
@@ -53,7 +53,7 @@ def test_it_lists_what_was_not_heard_of_for_long(database):
     assert Task.objects.filter(error=None).count() == 7
 
 
-def test_nothing_to_tell(sqlite):
+def test_nothing_to_list(sqlite):
     """The exit status is 0."""
     write(1, Status.RUNNING, 3)
 
@@ -62,8 +62,8 @@ def test_nothing_to_tell(sqlite):
 
 
 @pytest.mark.parametrize("store", [OrmStore, UpsertStore])
-def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals):
-    """Whoever listens is told; the rank stays, so that a late true state still wins."""
+def test_it_marks_them_as_lost_until_they_are_updated(database, store, signals):
+    """The change is announced; the rank stays, so that a late transition still wins."""
     write(1, Status.RUNNING, 5, store, error="Boom", traceback="of the attempt before")
     before = Task.objects.get()
     out = check("--older-than", "4h", "--mark-failed")
@@ -74,16 +74,16 @@ def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals)
     task = Task.objects.get()
     assert (task.status, task.error, task.rank) == ("failed", "lost", before.rank)
     assert task.traceback is None
-    assert task.written_at > before.written_at, "nobody who follows what changes would see it"
+    assert task.written_at > before.written_at, "a client that polls for changes would miss it"
     assert task.finished_at == task.updated_at
     assert task.finished_at - before.updated_at > datetime.timedelta(hours=4)
-    ((told, transitions),) = signals
-    assert (told.status, told.error, told.rank) == ("failed", "lost", before.rank)
-    assert told.finished_at == task.finished_at
+    ((announced, transitions),) = signals
+    assert (announced.status, announced.error, announced.rank) == ("failed", "lost", before.rank)
+    assert announced.finished_at == task.finished_at
     assert transitions == (Status.FAILED,)
     assert "Marked 0 tasks as failed" in check("--older-than", "4h", "--mark-failed")
 
-    # What is written once more, since its answer was lost, tells nothing new.
+    # A repeated write, because the reply to the commit was lost, changes nothing.
     write(1, Status.RUNNING, 6, store)
     assert Task.objects.get().error == "lost"
     write(1, Status.DONE, 0, store)
@@ -91,18 +91,18 @@ def test_it_marks_them_as_lost_until_they_are_heard_of(database, store, signals)
     assert (task.status, task.error) == ("done", None)
 
 
-def test_a_task_that_is_heard_of_meanwhile_is_left_alone(sqlite, monkeypatch, signals):
+def test_a_task_that_is_updated_meanwhile_is_left_alone(sqlite, monkeypatch, signals):
     """Between its being listed and its being marked."""
     from taskstate.management.commands import check_tasks
 
     write(1, Status.RUNNING, 5)
     line = check_tasks._line
 
-    def hear_of_it(task):
+    def update(task):
         write(1, Status.DONE, 0)
         return line(task)
 
-    monkeypatch.setattr(check_tasks, "_line", hear_of_it)
+    monkeypatch.setattr(check_tasks, "_line", update)
 
     assert "Marked 0 tasks as failed" in check("--older-than", "4h", "--mark-failed")
     assert Task.objects.get().status == "done"
@@ -123,7 +123,7 @@ def test_more_than_a_page(sqlite, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "soon", "4", "h", "-1h", "1.5h", "4 h", "4w", "9" * 7 + "s"])
 def test_a_bad_age(text):
-    """The error names the option, the value and the cure."""
+    """The error names the option, the value and what to do."""
     with pytest.raises(
         CommandError, match=r"--older-than: .*not a valid age; use 90s, 15m, 6h or 30d"
     ):

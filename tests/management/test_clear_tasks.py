@@ -43,8 +43,12 @@ def write(numbers, status=Status.ENQUEUED):
 
 def write_old(numbers, status, days=2):
     at = int((time.time() - days * 24 * HOUR) * 1000)
-    facts = [make_transition(status, at=at, enqueued_at=at, message_id=make_id(n)) for n in numbers]
-    OrmStore().write([make_pending(fact) for fact in facts])
+    OrmStore().write(
+        [
+            make_pending(make_transition(status, at=at, enqueued_at=at, message_id=make_id(n)))
+            for n in numbers
+        ]
+    )
 
 
 @pytest.fixture
@@ -123,7 +127,7 @@ def test_this_processs_pending_is_flushed_first(database):
 
 
 def test_if_pending_can_not_be_flushed_nothing_is_deleted(sqlite, monkeypatch):
-    """The operator is told why."""
+    """The error says why."""
     monkeypatch.setattr(taskstate, "flush", lambda timeout: False)
     write([1])
     with pytest.raises(CommandError, match="Nothing was deleted"):
@@ -134,7 +138,7 @@ def test_if_pending_can_not_be_flushed_nothing_is_deleted(sqlite, monkeypatch):
 
 @pytest.mark.parametrize("store", ["orm", "upsert"])
 @pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
-def test_what_another_process_still_holds_stays_dead(clock, database, store):
+def test_what_another_process_still_holds_does_not_come_back(clock, database, store):
     """Its transitions are older than the clear by their age, whatever its clock says; a task
     that goes on afterwards appears again with its next transition."""
     burst = [make_id(n) for n in range(BURST)]
@@ -185,7 +189,7 @@ def test_a_flush_in_the_middle_is_waited_out(clock, database, store):
 
 
 def test_a_flush_that_never_ends_is_reported(server_database, monkeypatch):
-    """Nothing is deleted, and the operator is told where to look."""
+    """Nothing is deleted, and the error says where to look."""
     from taskstate.management.commands import clear_tasks
 
     monkeypatch.setattr(clear_tasks, "WAIT_SECONDS", 0.1)
@@ -236,7 +240,7 @@ def test_only_old_tasks_of_some_statuses(arguments, left, database):
 
 
 def test_old_tasks_are_asked_for_as_well(sqlite, answer):
-    """With what they are; nothing is cleared for other processes, and nobody is waited for."""
+    """With what they are; nothing is cleared for other processes, and the command does not wait."""
     asked = answer("n")
     write_old(range(3), Status.DONE)
     with pytest.raises(CommandError, match="Nothing was deleted"):
@@ -283,7 +287,7 @@ def test_a_dry_run(arguments, report, database, answer):
     ],
 )
 def test_bad_options(arguments, message, sqlite, answer):
-    """The error names the option, the value and the cure, before any question."""
+    """The error names the option, the value and what to do, before any question."""
     asked = answer("y")
     write_old([1], Status.DONE)
     with pytest.raises(CommandError, match=message):
@@ -294,7 +298,7 @@ def test_bad_options(arguments, message, sqlite, answer):
 
 
 def test_options_from_python(sqlite):
-    """Those that the command line would have refused."""
+    """Those that the command line would have rejected."""
     write_old([1], Status.DONE)
     with pytest.raises(CommandError, match="'gone' is not a status of a task"):
         clear(status=["gone"], yes=True)
@@ -342,7 +346,7 @@ def test_a_terminal_shows_one_line_that_changes(sqlite, answer, monkeypatch):
 
 
 def test_a_terminal_is_not_flooded(sqlite, monkeypatch):
-    """The line is drawn some times in a second; without a question nobody has counted them."""
+    """The line is drawn some times in a second; without a question they are not counted."""
     from taskstate.management.commands import clear_tasks
 
     monkeypatch.setattr(clear_tasks, "REDRAW_SECONDS", HOUR)
@@ -355,7 +359,7 @@ def test_a_terminal_is_not_flooded(sqlite, monkeypatch):
     assert last == "Deleted 25 tasks.\n"
 
 
-def test_rows_that_somebody_holds_are_reported(server_database, monkeypatch):
+def test_rows_that_another_transaction_holds_are_reported(server_database, monkeypatch):
     """Rather than with the database's error alone."""
     monkeypatch.setattr(retention, "TRIES", 1)
     write_old([1], Status.DONE)

@@ -164,7 +164,7 @@ def test_it_shows_what_was_asked_for(sqlite):
     ],
 )
 def test_a_bad_argument(sqlite, arguments, text):
-    """The error names it, its value and the cure; in a terminal as well."""
+    """The error names it, its value and what to do; in a terminal as well."""
     for out in (io.StringIO(), Terminal()):
         with pytest.raises(CommandError, match=text):
             call_command("watch_tasks", *arguments, stdout=out)
@@ -192,7 +192,7 @@ def test_a_terminal_is_kept_up_to_date(sqlite):
 
 
 def test_a_screen_is_never_overrun(sqlite, monkeypatch):
-    """Not in height, not in width, not by what somebody has put into a description."""
+    """Not in height, not in width, not by what a description holds."""
     hostile = "\x1b[2J\x1b[1;1H\n\n" + "報告" * 100
     for number in range(20):
         write(number, age=number, description=hostile, details=TaskDetails(error=hostile))

@@ -342,12 +342,13 @@ def test_a_user_has_so_many_streams(carla, monkeypatch):
             first, stream = await open_stream(clients[0])
             await next_event(stream)
             kept = await open_stream(clients[0])
-            refused, _ = await open_stream(clients[0])
+            rejected, _ = await open_stream(clients[0])
             other, _ = await open_stream(clients[1])
             await sync_to_async(first.close)()
             again, _ = await open_stream(clients[0])
             await stream.aclose()
-            return [r.status_code for r in (first, kept[0], refused, other, again)], refused.content
+            responses = (first, kept[0], rejected, other, again)
+            return [r.status_code for r in responses], rejected.content
 
         statuses, content = async_to_sync(read)()
     assert statuses == [200, 200, 204, 200, 200]
@@ -459,7 +460,7 @@ class End:
         assert [text async for text in aiter_of(response)] == []
 
     async def error(self, response, monkeypatch):
-        """Of any other kind: it is the server's to report."""
+        """Any other error: the server reports it."""
         let_queries_fail(monkeypatch, RuntimeError("bug"))
         with pytest.raises(RuntimeError):
             await aiter_of(response).__anext__()

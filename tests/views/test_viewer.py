@@ -47,7 +47,7 @@ def test_users_of_two_tenants_have_marks_of_their_own(settings):
     assert Viewer(model(pk=7)).mark == Viewer(model(pk="7")).mark
 
 
-def test_a_tenant_that_is_not_known_makes_nobody_another_user(anna, settings):
+def test_an_unknown_tenant_does_not_look_like_another_user(anna, settings):
     """A page that is open stays as it is until the tenant is known again."""
     settings.TASKSTATE = {"TENANT": f"{__name__}.fail"}
     response = ask(signed_in(anna), 1)

@@ -80,7 +80,7 @@ def test_who_is_not_signed_in_gets_json(url, database):
 
 
 @pytest.mark.parametrize("url", [JSON, EVENTS])
-def test_an_inactive_user_is_refused(url, users, settings):
+def test_an_inactive_user_is_rejected(url, users, settings):
     """Where an authentication backend lets them in at all."""
     settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.AllowAllUsersModelBackend"]
     response = signed_in(users("former", is_active=False)).get(url)
@@ -118,7 +118,7 @@ def test_the_page_sends_to_the_login(database):
 
 @pytest.mark.parametrize("url", [JSON, EVENTS, PAGE])
 def test_nothing_is_stored_by_caches(url, anna):
-    """Neither answers, nor refusals, nor errors."""
+    """Responses with tasks, rejections and errors alike."""
     client = signed_in(anna)
     answers = [
         client.get(url),
@@ -166,8 +166,8 @@ def test_bad_parameters_are_named(url, parameters, text, sqlite):
     assert len(response.content) < 300
 
 
-def test_what_is_told_of_a_task(anna):
-    """All that its user has to know, and nothing of the machinery."""
+def test_the_fields_of_a_task(anna):
+    """Everything that its user needs, and nothing internal."""
     at = datetime.datetime.fromtimestamp(START / 1000, datetime.timezone.utc)
     Task.objects.create(
         message_id=make_id(1),
@@ -237,8 +237,8 @@ def test_without_time_zones(anna, settings):
     assert signed_in(anna).get(PAGE).status_code == 200
 
 
-def test_a_reader_hears_of_every_change(anna):
-    """From cursor to cursor; what it has heard already may come again."""
+def test_a_client_receives_every_change(anna):
+    """From cursor to cursor; a change that it has received already may come again."""
     client = signed_in(anna)
     first = ask(client).json()
     write(1, anna, Status.ENQUEUED)
@@ -261,7 +261,7 @@ def test_a_row_that_is_committed_late(seconds_late, found, anna):
     Task.objects.update(written_at=late)
 
     assert numbers(ask(client, since=str(cursor))) == found
-    assert numbers(ask(client, 1, since=str(cursor))) == [1], "asked for, it is always told"
+    assert numbers(ask(client, 1, since=str(cursor))) == [1], "asked for by id, it is always sent"
 
 
 def test_a_cursor_of_the_future(anna):
@@ -337,7 +337,7 @@ def test_the_page_shows_the_users_own(anna, bert):
     """Newest first, each with its state, for a browser without a script as well."""
     write(1, anna, enqueued_at=START, description="Export 7")
     write(2, anna, Status.FAILED, enqueued_at=START + 1000, actor_name="mail")
-    write(3, bert, description="Of somebody else")
+    write(3, bert, description="Of another user")
     response = signed_in(anna).get(PAGE)
     found = Page(response.content.decode())
 
@@ -350,8 +350,8 @@ def test_the_page_shows_the_users_own(anna, bert):
     titles = [text for _, text in found.find("bdi", data_field="title") if text]
     assert titles == ["mail", "Export 7"]
     ((bar, _),) = found.find("progress", aria_label="Export 7")
-    assert "value" not in bar, "nobody knows how far it is"
-    assert "Of somebody else" not in response.content.decode()
+    assert "value" not in bar, "its progress is not known"
+    assert "Of another user" not in response.content.decode()
     ((list_, _),) = found.find("task-list")
     assert list_["data-url"] == "/tasks/json/?mine=1"
     assert list_["data-viewer"] == ask(signed_in(anna)).json()["viewer"]

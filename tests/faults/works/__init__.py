@@ -1,1 +1,1 @@
-"""A project whose actors end as they are told to, and write down themselves what they did."""
+"""A project whose actors do what their messages say, and write down what they did."""

@@ -86,7 +86,7 @@ class Site:
         Parameters:
           is_complete(bool): Whether each message has to run in this life: a group's callback
             doesn't if one of its messages was lost and found.
-          is_idle(callable): Tells whether the broker holds nothing any more.
+          is_idle(callable): Returns whether the broker holds no more messages.
         """
         pause = threading.Event()
         deadline = time.monotonic() + DONE_SECONDS
