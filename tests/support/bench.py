@@ -132,3 +132,8 @@ def fail_from_second_on(store):
             store.error = Outage()
 
     store.on_write = fail
+
+
+def has_emoji(fact):
+    texts = (fact.fields.description, *(fact.details or ()))
+    return any("😀" in text for text in texts if isinstance(text, str))

@@ -1,4 +1,4 @@
-"""How a project tests itself: ``SYNCHRONOUS`` in a ``TestCase``, and real workers beside it."""
+"""``SYNCHRONOUS``: by itself, and in a project's own tests."""
 
 import asyncio
 import threading
@@ -11,12 +11,79 @@ from dramatiq import worker as dramatiq_worker
 
 import taskstate
 from taskstate.models import Task
+from taskstate.transitions.status import Status
 from taskstate.writer.thread import THREAD_NAME
+from tests.support.bench import Bench, Outage, has_emoji
+from tests.support.factories import make_id, make_transition
 from tests.support.harness import Workers, make_broker, task_of
 from tests.support.limits import LIMIT_SECONDS
 
+# The writer by itself.
+
+
+def test_synchronous_writes_in_the_calling_thread():
+    """The row is there, and its signal sent, when the push returns."""
+    bench = Bench()
+    threads = []
+    bench.store.on_write = lambda: threads.append(threading.current_thread())
+    bench.synchronous.push(make_transition(message_id=make_id(1)))
+
+    assert threads == [threading.current_thread()]
+    assert len(bench.store.committed) == len(bench.announced) == 1
+    stats = bench.synchronous.stats()
+    assert (stats.transitions, stats.flushes, stats.rows_written, stats.pending) == (1, 1, 1, 0)
+    assert bench.store.tidied == 0
+    assert bench.watched == [bench.synchronous]
+
+
+def test_synchronous_counts_what_the_database_refuses():
+    """Bad data is refused, not failed: no retry is to be expected."""
+    bench = Bench()
+    bench.store.poison = {make_id(1)}
+    bench.synchronous.push(make_transition(message_id=make_id(1)))
+
+    stats = bench.synchronous.stats()
+    assert (stats.rejected, stats.failed_flushes, stats.rows_written) == (1, 0, 0)
+
+
+def test_synchronous_leaves_out_refused_texts():
+    """As the writer's thread does."""
+    bench = Bench()
+    bench.store.refuses = has_emoji
+    bench.synchronous.push(make_transition(Status.FAILED, error="😀"))
+
+    (fact,) = bench.store.committed
+    assert (fact.status, fact.details.error) == ("failed", None)
+    assert bench.synchronous.stats().rejected == 0
+
+
+def test_a_failed_synchronous_write_is_logged_and_counted(caplog):
+    """Tracking never breaks the work that it tracks."""
+    bench = Bench()
+    bench.store.error = Outage("locked")
+    bench.synchronous.push(make_transition(message_id=make_id(1)))
+
+    assert bench.synchronous.stats().failed_flushes == 1
+    assert make_id(1) in caplog.text
+    assert bench.synchronous.flush(0)
+
+
+def test_synchronous_warns_once_per_actor(caplog):
+    """However many of its tasks are written without a text."""
+    bench = Bench()
+    bench.store.refuses = has_emoji
+    for number in range(3):
+        bench.synchronous.push(make_transition(message_id=make_id(number), error="😀"))
+
+    assert len(caplog.records) == 1
+
+
+# In a ``TestCase``, and with real workers beside it.
+
 #: Renamed in dramatiq 1.14 and later.
 WorkerThread = getattr(dramatiq_worker, "WorkerThread", None) or dramatiq_worker._WorkerThread
+
+
 ConsumerThread = getattr(dramatiq_worker, "ConsumerThread", None) or dramatiq_worker._ConsumerThread
 
 

@@ -1,25 +1,19 @@
-"""The writer, one step at a time: its clock and its store are handed in."""
+"""The writer: what its callers wait for, and for how long."""
 
-import contextlib
-import inspect
 import logging
 import math
-import sys
 import threading
 
 import pytest
 from django.db import OperationalError
 
-import taskstate.writer.thread as writer_module
 from taskstate.conf import Config
 from taskstate.transitions.status import Status
-from taskstate.utils.sync import Deadline, Latch
 from taskstate.writer.pacing import BURST
 from tests.support.bench import Outage
 from tests.support.factories import make_id, make_transition
 from tests.support.limits import LIMIT_SECONDS
-
-# When to flush.
+from tests.support.waiting import wait_until
 
 
 def test_constructing_a_writer_is_inert(bench):
@@ -30,81 +24,47 @@ def test_constructing_a_writer_is_inert(bench):
     assert threading.active_count() == before
 
 
-def test_a_quiet_writer_flushes_at_once(bench):
-    """A lone transition doesn't wait for the interval."""
+def test_many_pushers_lose_nothing(threaded):
+    """Every message's last fact arrives, whoever pushed it when."""
+    threaded.config = Config(flush_interval=0, max_batch_size=7, max_pending=100_000)
+
+    def work(worker):
+        for number in range(500):
+            threaded.push(number, stamp=worker + 1)
+
+    workers = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(LIMIT_SECONDS)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+    best = {}
+    for fact in threaded.store.committed:
+        best[fact.message_id] = max(best.get(fact.message_id, 0), fact.rank)
+    assert best == {make_id(n): make_transition(stamp=4).rank for n in range(500)}
+    assert threaded.writer.stats().transitions == 2000
+
+
+def test_a_forked_child_begins_anew(bench):
+    """What was pending is the parent's; its connections are kept from being closed."""
     bench.push(1)
-
-    assert bench.writer._cycle.step() is None
-    assert len(bench.store.committed) == 1
-
-
-def test_an_idle_step_does_nothing(bench):
-    """Nothing pending, nothing to wait for."""
-    assert bench.writer._cycle.step() is None
-    assert bench.store.tries == 0
-
-
-def test_a_busy_writer_flushes_once_per_interval(bench):
-    """After the burst, what comes within an interval goes in one flush."""
-    bench.spend_burst()
-    bench.push(1, 2)
-    assert bench.writer._cycle.step() == pytest.approx(1.0)
-    bench.now += 0.5
-    bench.push(3)
-    assert bench.writer._cycle.step() == pytest.approx(0.5)
-    assert bench.store.batches == []
-
-    bench.now += 0.5
-    assert bench.writer._cycle.step() is None
-
-    assert len(bench.store.batches) == 1
-    assert len(bench.store.committed) == 3
-
-
-def test_a_full_batch_does_not_wait_for_the_interval(bench):
-    """Only full batches go; the rest waits for its turn."""
-    bench.spend_burst()
-    bench.push(*range(25))
-
-    assert bench.writer._cycle.step() == pytest.approx(1.0)
-
-    assert [len(batch) for batch in bench.store.batches] == [10, 10]
-    assert bench.writer.stats().pending == 5
-
-
-def test_one_flush_writes_all_that_is_pending_in_batches(bench):
-    """A batch is bounded; a flush isn't."""
-    bench.push(*range(25))
     bench.writer._cycle.step()
+    bench.push(2)
+    bench.writer.thread._writer_lock.acquire()
 
-    assert [len(batch) for batch in bench.store.batches] == [10, 10, 5]
+    assert bench.writer.after_fork_in_child() is bench.store
 
-
-def test_settings_are_read_live(bench):
-    """A changed interval counts from the next step on."""
-    bench.spend_burst()
-    bench.push(1)
-    assert bench.writer._cycle.step() is not None
-
-    bench.config = Config(flush_interval=0)
-
-    assert bench.writer._cycle.step() is None
-    assert len(bench.store.committed) == 1
+    assert bench.writer.stats().pending == 0
+    assert bench.writer.stats().transitions == 0
+    assert bench.writer.flush(0)
+    bench.push(3)
+    bench.writer._cycle.step()
+    assert bench.store.committed[-1].message_id == make_id(3)
+    assert len(bench.store.committed) == 2
 
 
-# The thread.
-
-
-def test_a_push_starts_the_thread_and_wakes_it(threaded):
-    """No flush is asked for; each push is written by itself."""
-    for number in range(3):
-        written = threading.Event()
-        threaded.writer._cycle.announcer._announce = lambda change, written=written: written.set()
-        threaded.push(number)
-        assert written.wait(LIMIT_SECONDS)
-
-    assert len(threaded.store.batches) == 3
-    assert threaded.watched[0] is threaded.writer
+# Flushing.
 
 
 def test_flush_waits_for_everything_pushed_before(threaded):
@@ -150,35 +110,6 @@ def test_flush_tries_at_once_during_a_pause(threaded):
     assert threaded.writer.flush(LIMIT_SECONDS)
 
 
-def test_after_a_quiet_while_it_rests(threaded, monkeypatch):
-    """Its connection is one more than an idle process should have."""
-    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.01)
-    threaded.push(1)
-    assert threaded.writer.flush(LIMIT_SECONDS)
-
-    assert threaded.store.rested.wait(LIMIT_SECONDS)
-    threaded.push(2)
-    assert threaded.writer.flush(LIMIT_SECONDS)
-
-
-def test_a_store_that_can_not_rest_ends_nothing(threaded, monkeypatch, caplog):
-    """It is logged, and the thread goes on."""
-    rested = threading.Event()
-
-    def rest():
-        rested.set()
-        raise Outage
-
-    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.01)
-    monkeypatch.setattr(threaded.store, "close_idle_connections", rest)
-    threaded.push(1)
-
-    assert rested.wait(LIMIT_SECONDS)
-    threaded.push(2)
-    assert threaded.writer.flush(LIMIT_SECONDS)
-    assert "could not close a database connection" in caplog.text
-
-
 def test_flush_with_nothing_pending_starts_nothing(bench):
     """It is free in a process that tracks nothing."""
     assert bench.writer.flush(0)
@@ -201,25 +132,6 @@ def test_flush_from_a_receiver_writes_right_there(threaded):
 
     assert results == [True]
     assert [fact.message_id for fact in threaded.store.committed] == [make_id(1), make_id(2)]
-
-
-def test_receivers_that_always_flush_neither_nest_nor_spin(bench):
-    """Thousands of batches pending, after an outage say: each is written and told of once."""
-    bench.config = Config(max_batch_size=1)
-    depths = []
-
-    def receive(change):
-        depths.append(len(inspect.stack(0)))
-        assert bench.writer.flush(0)
-
-    bench.writer.thread._writing_thread_id = threading.get_ident()
-    bench.writer._cycle.announcer._announce = receive
-    bench.push(*range(300))
-    assert bench.writer._cycle.step() is None
-
-    assert len(depths) == len(bench.store.batches) == 300
-    assert len(set(depths)) == 1
-    assert all(bench.store.batches)
 
 
 def test_a_receiver_in_a_transaction_can_not_flush(bench):
@@ -254,24 +166,7 @@ def wait_until_idle(writer):
     pytest.fail("the writer did not come to rest")
 
 
-def test_stop_flushes_ends_the_thread_and_closes_its_connection(threaded):
-    """Idempotent, and harmless where nothing ever started."""
-    threaded.push(1)
-    assert threaded.writer.stop(LIMIT_SECONDS)
-    assert threaded.writer.stop(LIMIT_SECONDS)
-
-    assert len(threaded.store.committed) == 1
-    assert threaded.store.closed == 1
-    assert threaded.writer.thread._thread is None
-
-
-def test_a_push_after_stop_starts_a_new_thread(threaded):
-    """A worker in a web process may be stopped, and the site goes on."""
-    for number in range(3):
-        threaded.push(number)
-        assert threaded.writer.stop(LIMIT_SECONDS)
-
-    assert len(threaded.store.committed) == 3
+# Stopping.
 
 
 def test_a_stop_in_an_outage_is_bounded_and_says_what_is_lost(threaded, caplog):
@@ -287,167 +182,6 @@ def test_a_stop_in_an_outage_is_bounded_and_says_what_is_lost(threaded, caplog):
     assert "no route to host" in record.message
     threaded.store.error = None
     assert threaded.writer.flush(LIMIT_SECONDS)
-
-
-def test_a_push_to_a_thread_that_is_just_ending_is_written(threaded):
-    """It saw the thread alive and relied on it: a new one takes over, without being asked."""
-    written = threading.Event()
-    threaded.push(1)
-    assert threaded.writer.flush(LIMIT_SECONDS)
-    close = threaded.store.close
-
-    def push_and_close():
-        threaded.writer._cycle.announcer._announce = lambda change: written.set()
-        threaded.push(2)
-        threaded.store.close = close
-
-    threaded.store.close = push_and_close
-    assert threaded.writer.stop(LIMIT_SECONDS)
-
-    assert written.wait(LIMIT_SECONDS)
-
-
-def test_pushes_and_stops_at_the_same_time_lose_nothing(threaded):
-    """A push that relies on a thread which is just ending is written all the same."""
-    total = 300
-    for number in range(total):
-        threaded.push(number)
-        stopper = threading.Thread(target=threaded.writer.stop, args=[LIMIT_SECONDS])
-        stopper.start()
-        threaded.push(total + number)
-        stopper.join(LIMIT_SECONDS)
-        assert not stopper.is_alive()
-    assert threaded.writer.flush(LIMIT_SECONDS)
-
-    assert {fact.message_id for fact in threaded.store.committed} == {
-        make_id(n) for n in range(2 * total)
-    }
-
-
-def test_many_pushers_lose_nothing(threaded):
-    """Every message's last fact arrives, whoever pushed it when."""
-    threaded.config = Config(flush_interval=0, max_batch_size=7, max_pending=100_000)
-
-    def work(worker):
-        for number in range(500):
-            threaded.push(number, stamp=worker + 1)
-
-    workers = [threading.Thread(target=work, args=[number]) for number in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(LIMIT_SECONDS)
-    assert threaded.writer.flush(LIMIT_SECONDS)
-
-    best = {}
-    for fact in threaded.store.committed:
-        best[fact.message_id] = max(best.get(fact.message_id, 0), fact.rank)
-    assert best == {make_id(n): make_transition(stamp=4).rank for n in range(500)}
-    assert threaded.writer.stats().transitions == 2000
-
-
-def test_without_a_thread_the_caller_writes(bench, monkeypatch):
-    """At interpreter shutdown no thread can be started; the last flush happens all the same."""
-
-    def refuse(thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    bench.threads = True
-    bench.push(1)
-
-    assert bench.writer.stop(1)
-    assert len(bench.store.committed) == 1
-
-
-def test_what_is_pushed_while_a_caller_writes_is_not_left_behind(bench):
-    """The thread that this push started had to end: the caller was writing."""
-    bench.push(1)
-
-    def push_another():
-        bench.store.on_write = lambda: None
-        bench.threads = True
-        others = {*threading.enumerate()}
-        bench.push(2)
-        for thread in {*threading.enumerate()} - others:
-            thread.join(LIMIT_SECONDS)
-
-    bench.store.on_write = push_another
-    bench.writer.thread._write_in_this_thread(LIMIT_SECONDS)
-
-    wait_until(lambda: len(bench.store.committed) == 2)
-    assert bench.writer.stop(LIMIT_SECONDS)
-
-
-def test_a_forked_child_begins_anew(bench):
-    """What was pending is the parent's; its connections are kept from being closed."""
-    bench.push(1)
-    bench.writer._cycle.step()
-    bench.push(2)
-    bench.writer.thread._writer_lock.acquire()
-
-    assert bench.writer.after_fork_in_child() is bench.store
-
-    assert bench.writer.stats().pending == 0
-    assert bench.writer.stats().transitions == 0
-    assert bench.writer.flush(0)
-    bench.push(3)
-    bench.writer._cycle.step()
-    assert bench.store.committed[-1].message_id == make_id(3)
-    assert len(bench.store.committed) == 2
-
-
-def test_a_fork_waits_for_the_end_of_a_turn(threaded):
-    """A child that is born while the thread is inside a database driver inherits its locks."""
-    inside, leave = threading.Event(), threading.Event()
-
-    def write():
-        inside.set()
-        assert leave.wait(LIMIT_SECONDS)
-
-    threaded.store.on_write = write
-    threaded.push(1)
-    assert inside.wait(LIMIT_SECONDS)
-
-    threaded.writer.before_fork(0.01)  # In vain: the turn takes longer.
-    threaded.writer.after_fork_in_parent()
-    leave.set()
-    assert threaded.writer.flush(LIMIT_SECONDS)
-    threaded.writer.before_fork(LIMIT_SECONDS)
-    threaded.push(2)
-    assert not threaded.writer.flush(0.05)
-    threaded.writer.after_fork_in_parent()
-    assert threaded.writer.flush(LIMIT_SECONDS)
-
-
-def test_a_receiver_may_fork(threaded):
-    """The thread that forks can't wait for itself."""
-
-    def fork(change):
-        threaded.writer.before_fork(LIMIT_SECONDS)
-        threaded.writer.after_fork_in_parent()
-
-    threaded.writer._cycle.announcer._announce = fork
-    for number in range(3):
-        threaded.push(number)
-        assert threaded.writer.flush(LIMIT_SECONDS)
-    # The turns of those forks are over: another thread may fork, too.
-    assert threaded.writer.thread._step_lock.acquire(timeout=LIMIT_SECONDS)
-    threaded.writer.thread._step_lock.release()
-
-
-def test_a_failed_flush_is_tried_again_after_a_pause(bench):
-    """No busy loop during an outage: the pause doubles."""
-    bench.store.error = Outage()
-    bench.push(1)
-    assert bench.writer._cycle.step() == pytest.approx(0.1, abs=0.01)
-    assert bench.writer._cycle.step() == pytest.approx(0.1, abs=0.01)
-    assert bench.store.tries == 1
-
-    bench.now += 0.1
-    # The rate limit is still in force, so the next pause is no shorter.
-    assert bench.writer._cycle.step() >= 0.19
-    assert bench.store.tries == 2
 
 
 def test_stop_takes_its_limit_from_the_settings(threaded):
@@ -475,14 +209,23 @@ def test_a_worker_and_its_process_wait_once_together(threaded, caplog):
     assert not threaded.writer._shutdown_timed_out
 
 
-def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
-    """Whatever a step raises is an outage to the loop around it."""
-    bench.writer._cycle._options = None
-    bench.writer._buffer.push(make_transition())
+def test_a_slow_database_takes_the_shutdown_timeout_once(threaded, caplog):
+    """Though some of it is written meanwhile: the process does not wait again for the rest."""
+    threaded.config = Config(max_batch_size=1, shutdown_timeout=0.2)
+    pause = threading.Event()
+    threaded.store.on_write = lambda: pause.wait(0.05)
+    threaded.push(*range(100))
+    assert not threaded.writer.stop()
+    assert threaded.store.batches
 
-    assert bench.writer.thread._step_safely() > 0
-    assert bench.writer.stats().pending == 1
-    assert "AttributeError" in caplog.text
+    limits = []
+    flush, threaded.writer.flush = threaded.writer.flush, limits.append
+    assert not threaded.writer.stop()
+    threaded.writer.flush = flush
+    pause.set()
+
+    assert limits == [0]
+    assert caplog.text.count("could not be written within") == 1
 
 
 # Where waiting can't help.
@@ -555,60 +298,6 @@ def test_who_waits_for_a_commit_goes_on_waiting_for_the_table(threaded):
     waiter.thread.join(LIMIT_SECONDS)
 
     assert waiter.answer is True
-
-
-# The first push of a process.
-
-
-def test_pushes_before_the_thread_is_there_start_no_other_one(threaded, monkeypatch):
-    """Sent in a loop, a thousand messages would start a thousand threads."""
-    started = []
-    start = threading.Thread.start
-
-    def count(thread):
-        started.append(thread)
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", count)
-    with uninterrupted():
-        threaded.push(*range(1000))
-    assert threaded.writer.flush(LIMIT_SECONDS)
-
-    assert len(started) == 1
-    # How many were dropped before it began depends on how soon it did; the newest one wasn't.
-    assert make_id(999) in {fact.message_id for fact in threaded.store.committed}
-
-
-@contextlib.contextmanager
-def uninterrupted():
-    """No thread is interrupted meanwhile: whoever runs gives way, or runs on."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(LIMIT_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-
-
-def test_the_first_push_does_not_wait_for_the_first_flush(threaded):
-    """Python lets a new thread run before whoever starts it goes on, and the first flush imports
-    and connects without a pause."""
-    returned = []
-    flush = []
-
-    def work():
-        for _ in range(1_000_000):
-            if returned:
-                break
-        flush.append(bool(returned))
-
-    threaded.store.on_write = work
-    with uninterrupted():
-        threaded.push(1)
-        returned.append(True)
-    assert threaded.writer.flush(LIMIT_SECONDS)
-
-    assert flush == [True]
 
 
 # Waiting for a commit.
@@ -688,23 +377,6 @@ def test_who_waits_is_let_go_if_the_row_is_refused(threaded):
     assert threaded.writer.stats().rejected == 1
 
 
-def test_in_an_outage_who_waits_is_not_let_go(bench, caplog):
-    """Not by a failure, and without a try of its own: the backoff has the next one."""
-    bench.store.error = Outage()
-    waiters = [Latch(), Latch()]
-    for number, latch in enumerate(waiters):
-        bench.writer._buffer.push_awaited(make_transition(message_id=make_id(number)), latch)
-        assert bench.writer._cycle.step() == pytest.approx(0.1)
-    assert bench.store.tries == 1
-    assert not any(latch.wait(0) for latch in waiters)
-
-    bench.store.error = None
-    bench.now += 0.1
-    bench.writer._cycle.step()
-
-    assert all(latch.wait(0) for latch in waiters)
-
-
 def test_who_waits_gives_up_when_no_time_is_left(threaded, caplog):
     """Once for all who wait: one line says what that means, and the exit doesn't wait again."""
     threaded.store.error = Outage("no route to host")
@@ -740,53 +412,3 @@ def test_a_receiver_that_waits_writes_by_itself(threaded):
     assert threaded.writer.flush(LIMIT_SECONDS)
     assert answers == [True]
     assert len(threaded.store.committed) == 2
-
-
-def wait_until(condition):
-    deadline = Deadline(LIMIT_SECONDS)
-    pause = threading.Event()
-    while not condition():
-        assert deadline.left() > 0
-        pause.wait(0.001)
-
-
-def test_large_transitions_wake_the_writer(bench):
-    """Though it is not idle, but takes a nap between two tries."""
-    bench.config = Config(max_pending_bytes=1024**2)
-    bench.writer._cycle.step()
-    assert not bench.writer.thread._wake_event.wait(0)
-    for number in range(10):
-        bench.writer.push(make_transition(message_id=make_id(number), result="x" * 64_000))
-
-    assert bench.writer.thread._wake_event.wait(0)
-
-
-def test_a_thread_that_comes_too_late_ends_at_once(threaded):
-    """What it was started for is written: nobody would ask it to end."""
-    threaded.push(1)
-    assert threaded.writer.stop(LIMIT_SECONDS)
-    late = threading.Thread(target=threaded.writer.thread._run)
-    late.start()
-    late.join(LIMIT_SECONDS)
-
-    assert not late.is_alive()
-    assert threaded.writer.thread._thread is None
-
-
-def test_a_slow_database_takes_the_shutdown_timeout_once(threaded, caplog):
-    """Though some of it is written meanwhile: the process does not wait again for the rest."""
-    threaded.config = Config(max_batch_size=1, shutdown_timeout=0.2)
-    pause = threading.Event()
-    threaded.store.on_write = lambda: pause.wait(0.05)
-    threaded.push(*range(100))
-    assert not threaded.writer.stop()
-    assert threaded.store.batches
-
-    limits = []
-    flush, threaded.writer.flush = threaded.writer.flush, limits.append
-    assert not threaded.writer.stop()
-    threaded.writer.flush = flush
-    pause.set()
-
-    assert limits == [0]
-    assert caplog.text.count("could not be written within") == 1
