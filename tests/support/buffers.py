@@ -9,8 +9,8 @@ MANY = 10**9
 MIB = 1024**2
 
 
-class Report:
-    """What makes a transition later."""
+class Deferred:
+    """Stands for a deferred transition."""
 
     def __init__(self, *texts):
         self.texts = texts
@@ -38,7 +38,7 @@ def pushed(*transitions, max_pending=100, **bounds):
 
 
 def ids(batch):
-    return [entry.latest.message_id for entry in batch]
+    return [pending.latest.message_id for pending in batch]
 
 
 def is_open(latch):

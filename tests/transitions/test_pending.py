@@ -11,8 +11,8 @@ from tests.support.factories import START, make_pending, make_transition
 
 
 @pytest.mark.parametrize("character", ["\1", "'", '"', "\\", "\U0001f600"])
-def test_a_row_takes_no_more_than_its_size(character):
-    """As the longest of all forms has it: JSON, escaped for MariaDB."""
+def test_a_row_is_never_larger_in_a_statement_than_its_upper_bound(character):
+    """The longest form is JSON, escaped for MariaDB."""
     texts = {
         "actor_name": character * 300,
         "queue_name": character * 100,
@@ -20,99 +20,99 @@ def test_a_row_takes_no_more_than_its_size(character):
         "model_name": character * 100,
         "app_name": character * 100,
     }
-    entry = make_pending(make_transition(**texts))
+    pending = make_pending(make_transition(**texts))
     literal = json.dumps(list(texts.values()), ensure_ascii=False)
     escaped = literal.replace("\\", "\\\\").replace("'", "\\'").replace('"', '\\"')
 
-    assert len(escaped.encode()) + 500 < entry.statement_bytes()
+    assert len(escaped.encode()) + 500 < pending.statement_bytes()
 
 
-def test_an_entry_begins_with_one_fact():
-    """A batch of one is what SYNCHRONOUS writes."""
-    entry = make_pending(make_transition(Status.RUNNING))
+def test_a_pending_task_has_the_status_of_its_first_transition():
+    """SYNCHRONOUS writes such a batch of one."""
+    pending = make_pending(make_transition(Status.RUNNING))
 
-    assert entry.statuses == (Status.RUNNING,)
+    assert pending.statuses == (Status.RUNNING,)
 
 
-def test_history_is_bounded():
-    """A message that is retried for days doesn't grow."""
+def test_the_history_is_limited():
+    """A message that is retried for days does not grow."""
     buffer = pushed(*(make_transition(stamp=stamp) for stamp in range(HISTORY_LENGTH + 50)))
 
-    (entry,) = buffer.pop_batch(MANY)
+    (pending,) = buffer.pop_batch(MANY)
 
-    assert len(entry.statuses) == HISTORY_LENGTH
+    assert len(pending.statuses) == HISTORY_LENGTH
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_repeated_transition_is_remembered_once(order):
     """Hooks may repeat themselves."""
-    facts = [make_transition(Status.ENQUEUED), make_transition(Status.RUNNING)] * 3
-    (entry,) = pushed(*facts[::order]).pop_batch(MANY)
+    transitions = [make_transition(Status.ENQUEUED), make_transition(Status.RUNNING)] * 3
+    (pending,) = pushed(*transitions[::order]).pop_batch(MANY)
 
-    assert entry.statuses == (Status.ENQUEUED, Status.RUNNING)
+    assert pending.statuses == (Status.ENQUEUED, Status.RUNNING)
 
 
 # Progress.
 
 
-def progress(at, stamp=1, **told):
-    return make_transition(Status.RUNNING, stamp, START + at, **(told or {"progress": at}))
+def progress(at, stamp=1, **reports):
+    return make_transition(Status.RUNNING, stamp, START + at, **(reports or {"progress": at}))
 
 
 def started(at=0):
     return make_transition(Status.RUNNING, 1, START + at)
 
 
-def of_one(facts):
-    (entry,) = pushed(*facts).pop_batch(MANY)
-    return entry.statuses
+def of_one(transitions):
+    (pending,) = pushed(*transitions).pop_batch(MANY)
+    return pending.statuses
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_progress_is_no_transition(order):
-    """A start is one, whatever is told of the run in the same flush and in whatever order."""
-    told = [progress(number) for number in range(1, 300)]
-    told += [progress(300, progress_text=""), progress(301, progress=None, progress_text="x")]
+def test_progress_reports_are_not_in_the_statuses(order):
+    """A start is, with any number of progress reports in the same flush and in any order."""
+    reports = [progress(number) for number in range(1, 300)]
+    reports += [progress(300, progress_text=""), progress(301, progress=None, progress_text="x")]
 
-    assert of_one(told[::order]) == ()
-    assert of_one([started(), *told][::order]) == (Status.RUNNING,)
+    assert of_one(reports[::order]) == ()
+    assert of_one([started(), *reports][::order]) == (Status.RUNNING,)
     ended = make_transition(Status.DONE, at=START + 400, progress=100, result="{}")
-    assert of_one([*told, ended][::order]) == (Status.DONE,)
+    assert of_one([*reports, ended][::order]) == (Status.DONE,)
     waited = make_transition(Status.ENQUEUED, at=START)
-    everything = [waited, started(), *told, ended][::order]
+    everything = [waited, started(), *reports, ended][::order]
     assert of_one(everything) == (Status.ENQUEUED, Status.RUNNING, Status.DONE)
 
 
-def test_each_start_is_a_transition():
-    """That of a retry, which has an error to tell, and that of a run which a crash repeats."""
+def test_each_start_is_in_the_statuses():
+    """Also that of a retry, which carries an error, and that of a run after a crash."""
     retried = make_transition(Status.DELAYED, 2, START + 2, error="Boom")
     again = make_transition(Status.RUNNING, 2, START + 3, attempt=1, error="Boom")
-    facts = [started(), progress(1), retried, again, progress(4, 2)]
+    transitions = [started(), progress(1), retried, again, progress(4, 2)]
 
-    assert of_one(facts) == (Status.RUNNING, Status.DELAYED, Status.RUNNING)
+    assert of_one(transitions) == (Status.RUNNING, Status.DELAYED, Status.RUNNING)
     assert of_one([started(), progress(1), started(2), progress(3)]) == (Status.RUNNING,) * 2
 
 
 @pytest.mark.parametrize("starts_first", [True, False])
-def test_a_start_outlives_a_flush_that_failed(starts_first):
-    """Once, though it may have been committed, and though progress was told meanwhile."""
-    facts = [started(), progress(1)][:: 1 if starts_first else -1]
-    buffer = pushed(facts[0])
+def test_a_start_stays_in_the_statuses_after_a_failed_flush(starts_first):
+    """Once, though it may have been committed, and though progress was reported meanwhile."""
+    transitions = [started(), progress(1)][:: 1 if starts_first else -1]
+    buffer = pushed(transitions[0])
     failed = buffer.pop_batch(MANY)
     failed[0].maybe_committed = True
-    buffer.push(facts[1])
+    buffer.push(transitions[1])
     buffer.coalesce()
     buffer.requeue(failed)
-    (entry,) = buffer.pop_batch(MANY)
+    (pending,) = buffer.pop_batch(MANY)
 
-    assert entry.statuses == (Status.RUNNING,)
-    assert entry.latest.details.progress == 1
+    assert pending.statuses == (Status.RUNNING,)
+    assert pending.latest.details.progress == 1
 
 
-def test_progress_does_not_crowd_out_what_is_remembered():
-    """Of a task that tells it for hours while the database is away."""
+def test_progress_reports_do_not_fill_the_history():
+    """A task may report progress for hours during an outage."""
     many = [progress(number) for number in range(1, HISTORY_LENGTH * 3)]
-    (entry,) = pushed(make_transition(at=START - 1), started(), *many).pop_batch(MANY)
+    (pending,) = pushed(make_transition(at=START - 1), started(), *many).pop_batch(MANY)
 
-    assert entry.statuses == (Status.ENQUEUED, Status.RUNNING)
-    assert len(entry.history) == 2
+    assert pending.statuses == (Status.ENQUEUED, Status.RUNNING)
+    assert len(pending.history) == 2

@@ -11,7 +11,7 @@ from tests.support.factories import make_id
 
 
 def test_changes_are_announced_after_their_commit(bench):
-    """Receivers see what is in the table, per batch, with all statuses merged."""
+    """Receivers see the committed rows, each with all statuses that were merged."""
     seen = []
     bench.writer._cycle.announcer._announce = lambda change: seen.append(
         (len(bench.store.batches), change.pending.statuses)
@@ -24,13 +24,13 @@ def test_changes_are_announced_after_their_commit(bench):
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_whatever_a_receiver_raises_loses_nothing(error, bench, caplog):
-    """Not the rest of the batch, not its news, not the thread."""
-    heard = []
+def test_no_change_is_lost_if_a_receiver_raises(error, bench, caplog):
+    """The rest of the batch is written and announced, and the thread continues."""
+    received = []
 
     def raise_once(change):
-        heard.append(change.pending.latest.message_id)
-        if len(heard) == 1:
+        received.append(change.pending.latest.message_id)
+        if len(received) == 1:
             raise error
 
     bench.writer._cycle.announcer._announce = raise_once
@@ -39,13 +39,13 @@ def test_whatever_a_receiver_raises_loses_nothing(error, bench, caplog):
 
     assert bench.writer._cycle.step() is None
 
-    assert len(bench.store.committed) == len(heard) == 24
+    assert len(bench.store.committed) == len(received) == 24
     assert "A receiver of task_changed failed" in caplog.text
     assert bench.writer.stats().failed_flushes == 0
 
 
-def test_receivers_that_always_flush_neither_nest_nor_spin(bench):
-    """Thousands of batches pending, after an outage say: each is written and told of once."""
+def test_receivers_that_flush_are_not_called_recursively(bench):
+    """With many batches pending, as after an outage, each is written and announced once."""
     bench.config = Config(max_batch_size=1)
     depths = []
 

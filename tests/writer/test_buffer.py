@@ -1,4 +1,4 @@
-"""The push, coalescing, and what happens when too much waits."""
+"""Coalescing, batches, and what is dropped when too much is pending."""
 
 import gc
 import random
@@ -17,7 +17,7 @@ from taskstate.writer.buffer import Buffer
 from tests.support.buffers import (
     MANY,
     MIB,
-    Report,
+    Deferred,
     as_it_is,
     awaited,
     ids,
@@ -29,8 +29,8 @@ from tests.support.buffers import (
 from tests.support.factories import START, make_id, make_transition
 
 
-def test_transitions_of_a_message_become_one_entry():
-    """The newest wins, and the statuses on the way are remembered, oldest first."""
+def test_transitions_of_a_message_become_one_pending_task():
+    """The latest transition wins, and the statuses on the way are kept, oldest first."""
     done = make_transition(Status.DONE, at=START + 2)
     buffer = pushed(
         done,
@@ -39,13 +39,13 @@ def test_transitions_of_a_message_become_one_entry():
         done,
     )
 
-    (entry,) = buffer.pop_batch(MANY)
+    (pending,) = buffer.pop_batch(MANY)
 
-    assert entry.latest is done
-    assert entry.statuses == (Status.ENQUEUED, Status.RUNNING, Status.DONE)
+    assert pending.latest is done
+    assert pending.statuses == (Status.ENQUEUED, Status.RUNNING, Status.DONE)
 
 
-def test_absorb_tells_how_many_transitions_it_took():
+def test_coalesce_returns_the_number_of_transitions():
     """The statistics count transitions, not messages."""
     buffer = Buffer(10, normalize=as_it_is)
     for _ in range(3):
@@ -58,8 +58,8 @@ def test_absorb_tells_how_many_transitions_it_took():
     assert len(buffer) == buffer.messages == 1
 
 
-def test_take_gives_the_oldest_first():
-    """A message that got a newer fact keeps its place."""
+def test_pop_batch_returns_the_oldest_first():
+    """A pending task that gets a newer transition keeps its place."""
     one, two, three = (make_id(number) for number in (1, 2, 3))
     buffer = pushed(
         *(make_transition(message_id=key) for key in (one, two, three)),
@@ -71,8 +71,8 @@ def test_take_gives_the_oldest_first():
     assert buffer.pop_batch(2) == []
 
 
-def test_take_is_bounded_in_bytes():
-    """A batch of long texts is shorter; one of the default size always fits."""
+def test_a_batch_is_limited_in_bytes():
+    """A batch of long texts has fewer rows.  A batch of the default size always fits."""
     short = [make_transition(message_id=make_id(n)) for n in range(5000)]
     long = [make_transition(message_id=make_id(n), description="x" * 255) for n in range(5000)]
 
@@ -84,8 +84,8 @@ def test_take_is_bounded_in_bytes():
     assert Config.max_batch_size <= MAX_BATCH_BYTES // (1_000 + 7 * TEXT_LENGTH)
 
 
-def test_put_back_goes_to_the_front_and_newer_facts_win():
-    """A failed flush loses nothing, overwrites nothing newer, and keeps the order."""
+def test_requeued_tasks_go_to_the_front_and_newer_transitions_win():
+    """A failed flush loses nothing, replaces nothing newer, and keeps the order."""
     one, two, three = (make_id(number) for number in (1, 2, 3))
     buffer = pushed(*(make_transition(message_id=key) for key in (one, two)))
     failed = buffer.pop_batch(MANY)
@@ -105,8 +105,8 @@ def test_put_back_goes_to_the_front_and_newer_facts_win():
     assert not batch[1].maybe_committed
 
 
-def test_an_older_fact_that_came_later_does_not_win_over_what_is_put_back():
-    """The merge is by rank, not by arrival."""
+def test_an_older_transition_pushed_later_does_not_replace_a_requeued_one():
+    """The rank decides, not the order of arrival."""
     done = make_transition(Status.DONE)
     buffer = pushed(done)
     failed = buffer.pop_batch(MANY)
@@ -118,8 +118,8 @@ def test_an_older_fact_that_came_later_does_not_win_over_what_is_put_back():
     assert buffer.pop_batch(MANY)[0].latest is done
 
 
-def test_the_oldest_messages_are_dropped_and_counted():
-    """Beyond MAX_PENDING, at the push and at putting back."""
+def test_the_oldest_pending_tasks_are_dropped_and_counted():
+    """Beyond MAX_PENDING, both when tasks are pushed and when they are requeued."""
     keys = [make_id(number) for number in range(5)]
     buffer = pushed(*(make_transition(message_id=key) for key in keys[:3]), max_pending=3)
     assert buffer.dropped == 0
@@ -137,8 +137,8 @@ def test_the_oldest_messages_are_dropped_and_counted():
 # Transitions that a thread waits for.
 
 
-def test_an_awaited_fact_is_merged_like_any_other():
-    """It counts as pending before it is coalesced, and its latch stays with its entry."""
+def test_an_awaited_transition_is_coalesced_like_any_other():
+    """It counts as pending before it is coalesced, and its latch stays with its pending task."""
     buffer = Buffer(10, normalize=as_it_is)
     buffer.push(make_transition(Status.RUNNING))
     latch = awaited(buffer, make_transition(Status.DONE))
@@ -147,18 +147,18 @@ def test_an_awaited_fact_is_merged_like_any_other():
 
     assert buffer.coalesce() == 2
     assert buffer.is_awaited
-    (entry,) = buffer.pop_batch(MANY)
+    (pending,) = buffer.pop_batch(MANY)
 
-    assert entry.latest.status is Status.DONE
+    assert pending.latest.status is Status.DONE
     assert not buffer.is_awaited
     assert not is_open(latch)
-    entry.resolve()
+    pending.resolve()
     assert is_open(latch)
 
 
-def test_an_awaited_fact_comes_with_what_its_thread_pushed_before():
-    """Though both are pushed in the middle of an coalesce: "running" isn't left behind, to lose to
-    a "done" that is told without it."""
+def test_an_awaited_transition_is_coalesced_with_what_its_thread_pushed_before():
+    """Even if both are pushed while the writer coalesces: otherwise "done" would be announced
+    without "running"."""
 
     def push_in_between(transition):
         if transition.message_id == make_id(1):
@@ -171,7 +171,7 @@ def test_an_awaited_fact_comes_with_what_its_thread_pushed_before():
     found = []
     for _ in range(2):
         buffer.coalesce()
-        found += [entry.statuses for entry in buffer.pop_batch(MANY)]
+        found += [pending.statuses for pending in buffer.pop_batch(MANY)]
 
     assert found == [(Status.ENQUEUED,), (Status.RUNNING, Status.DONE)]
 
@@ -180,8 +180,8 @@ def fail(transition):
     raise MemoryError
 
 
-def test_nobody_waits_for_a_fact_that_can_not_be_merged(monkeypatch):
-    """Whatever happens to it: nobody else would let them go."""
+def test_waiters_are_released_if_a_transition_can_not_be_merged(monkeypatch):
+    """Nothing else would release them."""
     monkeypatch.setattr(buffer_module, "PendingTask", fail)
     buffer = Buffer(max_pending=10, normalize=as_it_is)
     latch = awaited(buffer, make_transition(Status.DONE))
@@ -191,8 +191,9 @@ def test_nobody_waits_for_a_fact_that_can_not_be_merged(monkeypatch):
     assert latch.wait(0)
 
 
-def test_a_message_may_be_awaited_twice():
-    """Two runs of it at once, after a crash: both are let go, even if a write failed between."""
+def test_two_threads_can_wait_for_one_message():
+    """After a crash a message may run twice at a time.  Both threads are released, also after a
+    failed write."""
     buffer = Buffer(10, normalize=as_it_is)
     first = awaited(buffer, make_transition(Status.DONE))
     buffer.coalesce()
@@ -202,15 +203,15 @@ def test_a_message_may_be_awaited_twice():
     buffer.requeue(batch)
     assert buffer.is_awaited
 
-    (entry,) = buffer.pop_batch(MANY)
-    entry.resolve()
+    (pending,) = buffer.pop_batch(MANY)
+    pending.resolve()
 
     assert is_open(first)
     assert is_open(second)
 
 
-def test_what_is_put_back_is_still_awaited():
-    """A failed write lets nobody go."""
+def test_requeued_tasks_are_still_awaited():
+    """A failed write releases no thread."""
     buffer = Buffer(10, normalize=as_it_is)
     latch = awaited(buffer, make_transition(Status.DONE))
     buffer.coalesce()
@@ -221,7 +222,7 @@ def test_what_is_put_back_is_still_awaited():
 
 
 def test_an_error_while_a_batch_is_normalized_loses_nothing():
-    """It stays pending, whole, and awaited."""
+    """All of it stays pending and awaited."""
     buffer = Buffer(10, normalize=as_it_is)
     buffer.push(make_transition(message_id=make_id(1)))
     latch = awaited(buffer, make_transition(Status.DONE, message_id=make_id(2)))
@@ -235,8 +236,8 @@ def test_an_error_while_a_batch_is_normalized_loses_nothing():
     assert ids(buffer.pop_batch(MANY)) == [make_id(1), make_id(2)]
 
 
-def test_a_message_without_a_valid_id_takes_no_room():
-    """It can never be written, so it must not make others wait, or push them out."""
+def test_a_message_without_a_valid_id_is_not_kept():
+    """It can never be written, so other tasks must not be delayed or dropped for it."""
     buffer = Buffer(2, normalize=lambda t: t if t.message_id.count("-") == 4 else None)
     buffer.push(make_transition(message_id=make_id(1)))
     for number in range(5):
@@ -249,8 +250,8 @@ def test_a_message_without_a_valid_id_takes_no_room():
     assert (len(buffer), buffer.dropped) == (1, 0)
 
 
-def test_raw_names_count_and_normalized_ones_are_shared():
-    """A worker decodes new strings for each message; normalized, all messages share them."""
+def test_names_count_as_memory_only_until_they_are_normalized():
+    """A worker decodes new strings for each message.  Normalized messages share them."""
     raw, normalized = (make_transition(message_id=make_id(n), actor_name="x" * 900) for n in (1, 2))
     raw = raw._replace(fields=RawFields(*raw.fields))
     buffer = pushed(raw)
@@ -259,7 +260,7 @@ def test_raw_names_count_and_normalized_ones_are_shared():
 
 
 def test_only_the_latest_transition_is_normalized():
-    """Of three transitions of a message, one is written."""
+    """Of three transitions of a message, only one is written."""
     normalized = []
     buffer = Buffer(10, normalize=lambda transition: normalized.append(transition) or transition)
     for status in (Status.ENQUEUED, Status.RUNNING, Status.DONE):
@@ -287,8 +288,8 @@ def test_a_batch_holds_a_message_once_however_its_id_is_spelled():
     assert is_open(latch)
 
 
-def test_transitions_of_equal_rank_are_compared_as_they_are_written():
-    """As the databases would: by their normalized fields."""
+def test_transitions_of_equal_rank_are_compared_by_their_normalized_fields():
+    """The databases compare these too."""
     names = {"x": "b", "y": "a"}  # The greater one is the smaller one as it came.
     first, second = make_transition(queue_name="x"), make_transition(queue_name="y")
 
@@ -306,8 +307,8 @@ def test_transitions_of_equal_rank_are_compared_as_they_are_written():
         assert pending.latest.fields.queue_name == "b"
 
 
-def test_who_waits_for_what_can_not_be_tracked_is_let_go():
-    """There will never be a row."""
+def test_waiters_are_released_if_a_message_can_not_be_tracked():
+    """Its row will never be written."""
     buffer = Buffer(10, normalize=lambda transition: None)
     latch = awaited(buffer, make_transition(Status.DONE))
 
@@ -317,8 +318,8 @@ def test_who_waits_for_what_can_not_be_tracked_is_let_go():
     assert not buffer.is_awaited
 
 
-def test_what_is_awaited_is_never_dropped():
-    """The message would be acknowledged without its state: others go first."""
+def test_awaited_tasks_are_never_dropped():
+    """Otherwise the message would be acknowledged without its state.  Others are dropped."""
     buffer = Buffer(2, normalize=as_it_is)
     waiters = [awaited(buffer, make_transition(message_id=make_id(n))) for n in range(3)]
     for number in range(3, 6):
@@ -330,15 +331,15 @@ def test_what_is_awaited_is_never_dropped():
     assert not any(map(is_open, waiters))
 
 
-def test_it_knows_what_waits_longest():
-    """Among entries, what isn't coalesced yet, and what is awaited; a newer fact about the same
-    message doesn't make it younger, and what makes a fact later has no time so far."""
+def test_the_oldest_waiting_transition_is_known():
+    """Pending tasks, awaited transitions and those that are not coalesced yet count.  A newer
+    transition of the same message changes nothing, and a deferred one has no time yet."""
     buffer = Buffer(10, normalize=as_it_is)
     assert buffer.oldest is None
     buffer.push_awaited(make_transition(message_id=make_id(1), happened_at=7.0), Latch())
     assert buffer.oldest == 7.0
-    report = Report()
-    buffer.push_deferred(report)
+    deferred = Deferred()
+    buffer.push_deferred(deferred)
     buffer.push(make_transition(message_id=make_id(2), happened_at=5.0))
     assert buffer.oldest == 5.0
     buffer.queue._items.popleft()
@@ -355,11 +356,11 @@ def test_it_knows_what_waits_longest():
     assert buffer.oldest is None
 
 
-# The bound in bytes.
+# The limit in bytes.
 
 
-def test_the_oldest_messages_beyond_the_bytes_are_dropped():
-    """As many as must be, and no more."""
+def test_the_oldest_pending_tasks_beyond_max_bytes_are_dropped():
+    """No more than necessary are dropped."""
     buffer = pushed(*map(make_large, range(10)), max_bytes=MIB)
     assert (buffer.dropped, buffer.messages) == (0, 10)
     for number in range(10, 40):
@@ -374,8 +375,8 @@ def test_the_oldest_messages_beyond_the_bytes_are_dropped():
     assert buffer.memory == 0
 
 
-def test_what_is_put_back_is_bounded_in_bytes():
-    """And nobody who waits is forgotten for it."""
+def test_requeued_tasks_are_limited_in_bytes():
+    """Awaited tasks are kept."""
     buffer = Buffer(MANY, normalize=as_it_is, max_bytes=MIB)
     latch = awaited(buffer, make_large(0))
     for number in range(1, 12):
@@ -397,8 +398,8 @@ def test_what_is_put_back_is_bounded_in_bytes():
     assert not is_open(latch)
 
 
-def test_only_the_fact_that_wins_counts():
-    """A traceback of an attempt that was retried goes with it."""
+def test_only_the_latest_transition_counts_as_memory():
+    """The traceback of an earlier attempt is not counted any more."""
     failed = make_large(1, Status.DELAYED, traceback="x" * 8_000, error="Oops")
     buffer = pushed(failed)
     assert buffer.memory > 8_000
@@ -411,8 +412,8 @@ def test_only_the_fact_that_wins_counts():
 @pytest.mark.parametrize(
     ("character", "size"), [("x", 1), ("\xe9", 1), ("\u044f", 2), ("\U0001f600", 4)]
 )
-def test_a_character_counts_what_it_takes(character, size):
-    """1, 2 or 4 bytes, in each text that may be long."""
+def test_a_character_counts_as_many_bytes_as_it_takes(character, size):
+    """That is 1, 2 or 4 bytes, in each text that may be long."""
     texts = {"metadata": 2_000, "stored_message": 9_000, "traceback": 8_000, "result": 60_000}
     buffer = pushed(make_transition(**{name: character * n for name, n in texts.items()}))
 
@@ -421,8 +422,8 @@ def test_a_character_counts_what_it_takes(character, size):
 
 @pytest.mark.parametrize("size", [0, 300, 5_000, 60_000])
 @pytest.mark.parametrize("are_coalesced", [False, True])
-def test_what_is_counted_is_what_is_taken(size, are_coalesced):
-    """As Python itself counts it, and more exactly the larger a message is."""
+def test_the_counted_memory_is_what_python_takes(size, are_coalesced):
+    """The larger a message is, the more exact is the count."""
     texts = {"actor_name": "act", "description": "Export of report", "model_name": "Report"}
     if size:
         texts["result"] = "x" * size
@@ -443,7 +444,7 @@ def test_what_is_counted_is_what_is_taken(size, are_coalesced):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_memory_of_pending_tasks_is_exact_after_each_step(seed):
-    """Also where the buffer is never empty, and an id is spelled in two ways."""
+    """Also if the buffer is never empty, and an id is spelled in two ways."""
     choice = random.Random(seed)
     buffer = Buffer(30, normalize=lower_id, max_bytes=MIB)
     batch = []

@@ -11,22 +11,22 @@ from tests.support.factories import make_id, make_transition
 # When to flush.
 
 
-def test_a_quiet_writer_flushes_at_once(bench):
-    """A lone transition doesn't wait for the interval."""
+def test_an_idle_writer_flushes_at_once(bench):
+    """A single transition does not wait for the interval."""
     bench.push(1)
 
     assert bench.writer._cycle.step() is None
     assert len(bench.store.committed) == 1
 
 
-def test_an_idle_step_does_nothing(bench):
-    """Nothing pending, nothing to wait for."""
+def test_a_step_with_nothing_pending_does_nothing(bench):
+    """There is no next step to wait for."""
     assert bench.writer._cycle.step() is None
     assert bench.store.tries == 0
 
 
 def test_a_busy_writer_flushes_once_per_interval(bench):
-    """After the burst, what comes within an interval goes in one flush."""
+    """After the burst, everything pushed within an interval is written by one flush."""
     bench.spend_burst()
     bench.push(1, 2)
     assert bench.writer._cycle.step() == pytest.approx(1.0)
@@ -43,7 +43,7 @@ def test_a_busy_writer_flushes_once_per_interval(bench):
 
 
 def test_a_full_batch_does_not_wait_for_the_interval(bench):
-    """Only full batches go; the rest waits for its turn."""
+    """Only full batches are written; the rest stays pending until the interval is over."""
     bench.spend_burst()
     bench.push(*range(25))
 
@@ -54,7 +54,7 @@ def test_a_full_batch_does_not_wait_for_the_interval(bench):
 
 
 def test_one_flush_writes_all_that_is_pending_in_batches(bench):
-    """A batch is bounded; a flush isn't."""
+    """A batch is limited; a flush is not."""
     bench.push(*range(25))
     bench.writer._cycle.step()
 
@@ -62,7 +62,7 @@ def test_one_flush_writes_all_that_is_pending_in_batches(bench):
 
 
 def test_settings_are_read_live(bench):
-    """A changed interval counts from the next step on."""
+    """A changed interval applies from the next step on."""
     bench.spend_burst()
     bench.push(1)
     assert bench.writer._cycle.step() is not None
@@ -77,7 +77,7 @@ def test_settings_are_read_live(bench):
 
 
 def test_an_outage_loses_nothing(bench, caplog):
-    """The batch is kept, newer facts win, and the operator is told twice: start and end."""
+    """The batch is kept, newer transitions win, and the start and the end are logged."""
     bench.store.error = Outage("connection refused")
     bench.push(*range(25))
     for _ in range(5):
@@ -91,7 +91,7 @@ def test_an_outage_loses_nothing(bench, caplog):
     bench.store.error = None
     assert bench.writer._cycle.step() is None
 
-    assert [fact.message_id for fact in bench.store.committed] == [
+    assert [transition.message_id for transition in bench.store.committed] == [
         *(make_id(n) for n in range(25)),
         make_id(26),
     ]
@@ -106,7 +106,7 @@ def test_an_outage_loses_nothing(bench, caplog):
 
 
 def test_a_failed_flush_is_tried_again_after_a_pause(bench):
-    """No busy loop during an outage: the pause doubles."""
+    """The pause doubles, so there is no busy loop during an outage."""
     bench.store.error = Outage()
     bench.push(1)
     assert bench.writer._cycle.step() == pytest.approx(0.1, abs=0.01)
@@ -119,8 +119,8 @@ def test_a_failed_flush_is_tried_again_after_a_pause(bench):
     assert bench.store.tries == 2
 
 
-def test_what_follows_a_failed_batch_is_kept_too(bench):
-    """The failure of one batch must not lose those behind it."""
+def test_the_batches_after_a_failed_one_are_kept(bench):
+    """The failure of one batch does not lose the batches after it."""
     bench.push(*range(25))
     fail_from_second_on(bench.store)
 
@@ -132,11 +132,13 @@ def test_what_follows_a_failed_batch_is_kept_too(bench):
     bench.store.on_write = lambda: None
     bench.now += 60
     bench.writer._cycle.step()
-    assert {fact.message_id for fact in bench.store.committed} == {make_id(n) for n in range(25)}
+    assert {transition.message_id for transition in bench.store.committed} == {
+        make_id(n) for n in range(25)
+    }
 
 
-def test_in_an_outage_who_waits_is_not_let_go(bench, caplog):
-    """Not by a failure, and without a try of its own: the backoff has the next one."""
+def test_waiters_are_not_released_in_an_outage(bench, caplog):
+    """A failure does not release them.  They cause no extra try before the backoff has ended."""
     bench.store.error = Outage()
     waiters = [Latch(), Latch()]
     for number, latch in enumerate(waiters):
@@ -152,8 +154,8 @@ def test_in_an_outage_who_waits_is_not_let_go(bench, caplog):
     assert all(latch.wait(0) for latch in waiters)
 
 
-def test_an_exception_that_is_no_error_keeps_the_batch(bench):
-    """SystemExit out of a driver, say: it goes its way, the batch stays."""
+def test_a_batch_is_kept_after_a_system_exit(bench):
+    """A driver may raise it: it is raised again, and the batch stays pending."""
     bench.store.error = SystemExit()
     bench.push(1)
     with pytest.raises(SystemExit):
@@ -166,8 +168,8 @@ def test_an_exception_that_is_no_error_keeps_the_batch(bench):
 # Statistics.
 
 
-def test_statistics_count_what_happened(bench):
-    """Transitions, flushes and rows are different things."""
+def test_statistics_count_transitions_flushes_and_rows(bench):
+    """Each of them is counted separately."""
     bench.push(1, 2)
     bench.push(1, status=Status.DONE)
     bench.writer._cycle.step()
@@ -178,8 +180,8 @@ def test_statistics_count_what_happened(bench):
     assert stats.last_flush_seconds == 0.0
 
 
-def test_an_error_without_a_text(bench):
-    """It is called by its name, and nothing more."""
+def test_an_error_without_a_text_is_summarized_by_its_name(bench):
+    """Nothing follows the name."""
     bench.store.error = Outage()
     bench.push(1)
     bench.writer._cycle.step()

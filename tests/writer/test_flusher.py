@@ -1,4 +1,4 @@
-"""One flush at a time: what fails is kept, what is bad is found, what changed is told."""
+"""One flush at a time: what fails is kept, and what is bad is found."""
 
 import dataclasses
 import re
@@ -11,8 +11,8 @@ from tests.support.bench import Outage, fail_from_second_on, has_emoji
 from tests.support.factories import make_id, make_transition
 
 
-def test_a_lost_answer_counts_as_uncertain(bench):
-    """It may have been committed: the store is told, so that the signal is not lost with it."""
+def test_a_batch_may_be_committed_if_the_reply_was_lost(bench):
+    """The store gets that mark, so that the signal is not lost together with the reply."""
     bench.store.errors_after_commit = [Outage("server closed the connection")]
     bench.push(1)
     bench.writer._cycle.step()
@@ -25,15 +25,15 @@ def test_a_lost_answer_counts_as_uncertain(bench):
     assert len(bench.announced) == 1
 
 
-def test_one_bad_row_stays_one_bad_row(bench, caplog):
-    """It is found by halving, refused, logged with its id; all others are committed."""
+def test_bad_rows_are_rejected_and_all_others_committed(bench, caplog):
+    """A bad row is found by halving the batch, rejected, and logged with its id."""
     bench.store.poison = {make_id(3), make_id(7)}
     bench.push(*range(10))
 
     assert bench.writer._cycle.step() is None
 
     good = {make_id(n) for n in range(10)} - bench.store.poison
-    assert {fact.message_id for fact in bench.store.committed} == good
+    assert {transition.message_id for transition in bench.store.committed} == good
     stats = bench.writer.stats()
     assert (stats.rejected, stats.failed_flushes, stats.pending, stats.rows_written) == (2, 0, 0, 8)
     assert "no such colour" in stats.last_error
@@ -41,11 +41,11 @@ def test_one_bad_row_stays_one_bad_row(bench, caplog):
     assert [make_id(3) in logged[0], make_id(7) in logged[1]] == [True, True]
 
 
-def test_refused_rows_are_all_named_in_few_records(bench, caplog):
-    """Ten of a batch by a record each, the others by one for fifty; and that nothing is left of a
-    batch says one more, since it is no fault of the rows."""
+def test_all_rejected_rows_are_named_in_few_records(bench, caplog):
+    """The first ten of a batch have a record each, and the others share one per fifty.  One more
+    record is logged if the whole batch is rejected, since the rows are then hardly the cause."""
     bench.config = dataclasses.replace(bench.config, max_batch_size=100)
-    bench.store.refuses = lambda fact: True
+    bench.store.rejects = lambda transition: True
     bench.push(*range(100))
 
     bench.writer._cycle.step()
@@ -58,10 +58,10 @@ def test_refused_rows_are_all_named_in_few_records(bench, caplog):
     assert bench.writer.stats().rejected == 100
 
 
-def test_the_names_of_refused_rows_break_no_line_of_the_log(bench, caplog):
-    """Each of the first ones has a record of its own, and the others share one."""
+def test_the_names_of_rejected_rows_break_no_line_of_the_log(bench, caplog):
+    """Neither in the records of the first rows, nor in the one that the others share."""
     bench.config = dataclasses.replace(bench.config, max_batch_size=100)
-    bench.store.refuses = lambda fact: True
+    bench.store.rejects = lambda transition: True
     for number in range(30):
         name = "act\nforged\x1b[2J"
         bench.writer.push(make_transition(message_id=make_id(number), actor_name=name))
@@ -73,10 +73,10 @@ def test_the_names_of_refused_rows_break_no_line_of_the_log(bench, caplog):
     assert [text for text in naming if not text.isprintable()] == []
 
 
-def test_a_refused_row_is_written_without_its_texts(bench, caplog):
-    """Its state is what matters: only what the table may not hold is left out, and the signal tells
-    the row as it was written.  The log names the fields, once per actor."""
-    bench.store.refuses = has_emoji
+def test_a_rejected_row_is_written_without_its_texts(bench, caplog):
+    """Its state matters most.  Only the texts that the table can't store are left out, and the row
+    is announced as it was written.  The log names the fields, once per actor."""
+    bench.store.rejects = has_emoji
     texts = {"error": "Boom", "traceback": "# 😀", "description": "😀", "metadata": "{}"}
     bench.writer.push(make_transition(Status.FAILED, message_id=make_id(1), **texts))
     bench.writer.push(make_transition(Status.FAILED, message_id=make_id(2), **texts))
@@ -84,11 +84,19 @@ def test_a_refused_row_is_written_without_its_texts(bench, caplog):
 
     assert bench.writer._cycle.step() is None
 
-    (fact,) = [fact for fact in bench.store.committed if fact.message_id == make_id(1)]
-    assert (fact.status, fact.details.error, fact.details.traceback) == ("failed", "Boom", None)
-    assert (fact.fields.description, fact.fields.metadata) == ("", "{}")
-    told = {change.pending.latest.message_id: change.pending.latest for change in bench.announced}
-    assert told[make_id(1)] is fact
+    (transition,) = [
+        transition for transition in bench.store.committed if transition.message_id == make_id(1)
+    ]
+    assert (transition.status, transition.details.error, transition.details.traceback) == (
+        "failed",
+        "Boom",
+        None,
+    )
+    assert (transition.fields.description, transition.fields.metadata) == ("", "{}")
+    announced = {
+        change.pending.latest.message_id: change.pending.latest for change in bench.announced
+    }
+    assert announced[make_id(1)] is transition
     (line,) = caplog.messages
     assert "actor actor is written without its description and traceback: " in line
     assert f"task {make_id(1)} (failed)" in line
@@ -96,19 +104,23 @@ def test_a_refused_row_is_written_without_its_texts(bench, caplog):
     assert (stats.rows_written, stats.rejected, stats.failed_flushes) == (3, 0, 0)
 
 
-def test_all_texts_may_be_the_reason(bench):
-    """A CHECK, a size: what isn't ASCII is left out first, then all the others as well."""
-    bench.store.refuses = lambda fact: bool(fact.details and fact.details.error)
+def test_a_row_is_written_without_any_texts_if_needed(bench):
+    """A CHECK or a size may be the cause.  Texts beyond ASCII are left out first, then all."""
+    bench.store.rejects = lambda transition: bool(transition.details and transition.details.error)
     bench.writer.push(make_transition(Status.FAILED, error="x", traceback="ü", progress=50.0))
 
     assert bench.writer._cycle.step() is None
 
-    (fact,) = bench.store.committed
-    assert (fact.details.error, fact.details.traceback, fact.details.progress) == (None, None, 50.0)
+    (transition,) = bench.store.committed
+    assert (
+        transition.details.error,
+        transition.details.traceback,
+        transition.details.progress,
+    ) == (None, None, 50.0)
 
 
-def test_if_the_texts_were_not_the_reason_the_row_is_refused(bench, caplog):
-    """As it would be without any, and all of it is kept for what comes later."""
+def test_a_row_is_rejected_if_it_is_bad_without_its_texts_too(bench, caplog):
+    """Its transition keeps its texts."""
     bench.store.poison = {make_id(1)}
     bench.writer.push(make_transition(Status.FAILED, error="Boom"))
 
@@ -121,32 +133,32 @@ def test_if_the_texts_were_not_the_reason_the_row_is_refused(bench, caplog):
     ]
 
 
-def test_an_outage_while_texts_are_left_out_loses_none(bench):
-    """The next try begins with the whole row."""
-    bench.store.refuses = has_emoji
+def test_an_outage_while_texts_are_left_out_loses_no_text(bench):
+    """The next try starts with the whole row."""
+    bench.store.rejects = has_emoji
     fail_from_second_on(bench.store)
-    fact = make_transition(Status.FAILED, error="Boom", traceback="😀")
-    bench.writer.push(fact)
+    transition = make_transition(Status.FAILED, error="Boom", traceback="😀")
+    bench.writer.push(transition)
     bench.writer._cycle.step()
     assert bench.writer.stats().pending == 1
 
     bench.store.error = None
     bench.store.on_write = lambda: None
-    bench.store.refuses = lambda fact: False
+    bench.store.rejects = lambda transition: False
     bench.now += 60
     bench.writer._cycle.step()
-    assert bench.store.committed == [fact]
+    assert bench.store.committed == [transition]
 
 
-def test_what_takes_the_server_too_long_is_halved(bench, caplog):
-    """The same batch would take as long again: its parts pass, and no row is to blame."""
+def test_a_batch_that_takes_the_server_too_long_is_halved(bench, caplog):
+    """The same batch would take as long again.  Its parts are written, and no row is rejected."""
     bench.store.most_rows = 3
     bench.store.poison = {make_id(4)}
     bench.push(*range(10))
 
     assert bench.writer._cycle.step() is None
 
-    assert {fact.message_id for fact in bench.store.committed} == {
+    assert {transition.message_id for transition in bench.store.committed} == {
         make_id(n) for n in range(10) if n != 4
     }
     stats = bench.writer.stats()
@@ -155,7 +167,7 @@ def test_what_takes_the_server_too_long_is_halved(bench, caplog):
 
 
 def test_a_single_row_that_takes_too_long_is_kept(bench, caplog):
-    """It is an outage, whose cause the log tells, and never bad data."""
+    """It is an outage whose cause is logged, and not bad data."""
     bench.store.most_rows = 0
     bench.push(*range(4))
     assert bench.writer._cycle.step() > 0
@@ -169,8 +181,8 @@ def test_a_single_row_that_takes_too_long_is_kept(bench, caplog):
 
 
 @pytest.mark.parametrize("place", [0, 19, 39])
-def test_a_row_that_takes_too_long_holds_up_no_other(bench, place, caplog):
-    """A transaction locks it, say: it is kept and tried again, and one record says so."""
+def test_a_row_that_takes_too_long_does_not_delay_the_others(bench, place, caplog):
+    """A transaction may lock it.  It is kept and tried again, and that is logged once."""
     bench.config = dataclasses.replace(bench.config, max_batch_size=1000)
     bench.store.slow = {make_id(place)}
     bench.push(*range(40))
@@ -178,7 +190,7 @@ def test_a_row_that_takes_too_long_holds_up_no_other(bench, place, caplog):
         bench.writer._cycle.step()
         bench.now += 60
 
-    assert {fact.message_id for fact in bench.store.committed} == {
+    assert {transition.message_id for transition in bench.store.committed} == {
         make_id(number) for number in range(40) if number != place
     }
     assert (bench.writer.stats().pending, bench.writer.stats().rejected) == (1, 0)
@@ -188,8 +200,8 @@ def test_a_row_that_takes_too_long_holds_up_no_other(bench, place, caplog):
     assert len(bench.store.committed) == 40
 
 
-def test_what_fails_in_refusing_a_row_costs_no_other(bench, monkeypatch):
-    """A handler of the log that raises, say: the rest is kept, and written with the next try."""
+def test_an_error_while_a_row_is_rejected_loses_no_other_row(bench, monkeypatch):
+    """A logging handler may raise.  The rest is kept, and written by the next try."""
     bench.store.poison = {make_id(1)}
     bench.push(*range(1, 5))
 
@@ -202,12 +214,14 @@ def test_what_fails_in_refusing_a_row_costs_no_other(bench, monkeypatch):
     bench.now += 60
     bench.writer._cycle.step()
 
-    assert {fact.message_id for fact in bench.store.committed} == {make_id(n) for n in (2, 3, 4)}
+    assert {transition.message_id for transition in bench.store.committed} == {
+        make_id(n) for n in (2, 3, 4)
+    }
     assert bench.writer.stats().pending == 0
 
 
 def test_an_outage_while_looking_for_a_bad_row_keeps_the_rest(bench):
-    """Neither half of a batch is lost by it."""
+    """Neither half of a batch is lost."""
     bench.store.poison = {make_id(9)}
     fail_from_second_on(bench.store)
     bench.push(*range(10))
@@ -223,12 +237,12 @@ def test_an_outage_while_looking_for_a_bad_row_keeps_the_rest(bench):
     assert bench.writer.stats().rejected == 1
 
 
-def test_connections_are_tidied_around_a_flush(bench):
-    """Nothing else cleans up the connection of a background thread."""
-    bench.store.on_write = lambda: tidied.append(bench.store.tidied)
+def test_stale_connections_are_closed_before_and_after_a_flush(bench):
+    """Django does not do that in a background thread."""
+    bench.store.on_write = lambda: tidied.append(bench.store.stale_checks)
     tidied = []
     bench.push(1)
     bench.writer._cycle.step()
 
     assert tidied == [1]
-    assert bench.store.tidied == 2
+    assert bench.store.stale_checks == 2

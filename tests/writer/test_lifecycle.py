@@ -51,7 +51,7 @@ def test_flush_and_stats_cover_every_writer(sqlite):
     assert stats.last_flush_seconds > 0
 
 
-def test_stats_know_what_was_written_synchronously(sqlite, settings):
+def test_stats_include_what_was_written_synchronously(sqlite, settings):
     """It is a flush like any other."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
     before = taskstate.stats()
@@ -79,8 +79,8 @@ def test_every_statistic_is_summed():
     assert one + taskstate.Stats() == taskstate.Stats() + one == one
 
 
-def test_flush_gives_all_writers_one_limit(monkeypatch):
-    """A timeout is for the call, not for each: what the first takes, the second hasn't."""
+def test_all_writers_share_the_timeout_of_a_flush(monkeypatch):
+    """The timeout is for the whole call: the second writer gets the time that the first leaves."""
     now = [100.0]
     limits = []
 
@@ -101,7 +101,7 @@ def test_flush_gives_all_writers_one_limit(monkeypatch):
 
 
 def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
-    """The other writers get theirs."""
+    """The other writers are flushed."""
     states = [StateMiddleware() for _ in range(2)]
     for state in states:
         lifecycle.register(state._writer)
@@ -120,7 +120,7 @@ def decorate(module, name):
 
 @pytest.fixture
 def uwsgi(monkeypatch):
-    """What uWSGI puts into its processes; nobody has hooked into them, or into it."""
+    """The module that uWSGI provides in its processes, without any hooks."""
     module = SimpleNamespace(has_threads=1, masterpid=os.getppid, opt={}, calls=[])
     monkeypatch.setitem(sys.modules, "uwsgi", module)
     monkeypatch.setattr(uwsgi_hooks.importlib, "import_module", lambda name: decorate(module, name))
@@ -129,8 +129,8 @@ def uwsgi(monkeypatch):
     return module
 
 
-def test_a_fork_that_only_uwsgi_tells_of(uwsgi):
-    """The child begins anew, and hooks of somebody else's are called as well."""
+def test_a_fork_by_uwsgi_resets_the_writer(uwsgi):
+    """The child starts without pending tasks, and other hooks are called as well."""
     uwsgi.post_fork_hook = lambda: uwsgi.calls.append("theirs")
     state = StateMiddleware()
     buffer = state._writer._buffer
@@ -151,8 +151,8 @@ def test_a_fork_that_only_uwsgi_tells_of(uwsgi):
         ({"masterpid": os.getpid, "opt": {"py-call-uwsgi-fork-hooks": True}}, []),
     ],
 )
-def test_what_uwsgi_has_to_be_told(uwsgi, changes, warnings, caplog):
-    """Once: neither a writer that hardly ever runs nor a worker that hangs is to be a riddle."""
+def test_wrong_options_of_uwsgi_are_logged(uwsgi, changes, warnings, caplog):
+    """They are logged once: without them, the writer hardly ever runs, or a worker hangs."""
     vars(uwsgi).update(changes)
     for state in [StateMiddleware(), StateMiddleware()]:
         lifecycle.register(state._writer)
@@ -162,7 +162,7 @@ def test_what_uwsgi_has_to_be_told(uwsgi, changes, warnings, caplog):
 
 
 def test_a_forked_child_counts_what_it_writes_synchronously(sqlite, settings):
-    """And not what its parent has written."""
+    """What its parent has written is not counted."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
     writer = StateMiddleware()._sink._synchronous_writer
     writer.push(make_transition())

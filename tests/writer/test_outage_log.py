@@ -4,8 +4,8 @@ from tests.support.bench import Bench, Outage
 from tests.support.factories import make_id, make_transition
 
 
-def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
-    """At MAX_PENDING the oldest go, counted; a line tells when that begins."""
+def test_the_oldest_tasks_are_dropped_beyond_max_pending_and_that_is_logged(bench, caplog):
+    """Dropped tasks are counted, and one record is logged when that begins."""
     bench.store.error = Outage()
     for number in range(150):
         bench.push(number)
@@ -18,8 +18,8 @@ def test_pending_messages_are_bounded_and_drops_are_logged(bench, caplog):
     assert "MAX_PENDING" in line
 
 
-def test_a_line_tells_how_many_were_dropped_when_that_is_over(bench, caplog):
-    """Each time for itself, and not before half of the room is free again."""
+def test_the_number_of_dropped_states_is_logged_when_the_buffer_has_drained(bench, caplog):
+    """It is logged each time, once half of the buffer is free again."""
     for pushed, dropped in [(150, "50"), (101, "1")]:
         caplog.clear()
         bench.store.error = Outage()
@@ -49,8 +49,9 @@ def push_large(bench, numbers):
         bench.writer._cycle.step()
 
 
-def test_a_line_names_the_bound_in_bytes_if_that_was_exceeded(caplog):
-    """With its value and the cure; one more says when that is over, and nothing else is lost."""
+def test_drops_beyond_max_pending_bytes_are_logged_with_the_limit(caplog):
+    """The record states the limit and what to do.  Another one is logged when the buffer has
+    drained, and nothing else is lost."""
     bench = Bench(flush_interval=1.0, max_batch_size=10, max_pending_bytes=1024**2)
     bench.store.error = Outage()
     push_large(bench, range(100))
@@ -79,7 +80,7 @@ def test_a_line_names_the_bound_in_bytes_if_that_was_exceeded(caplog):
     assert dropping(caplog)[1:] == [
         f"The task-state buffer has drained; {stats.dropped} states were dropped before."
     ]
-    assert [fact.message_id for fact in bench.store.committed] == [
+    assert [transition.message_id for transition in bench.store.committed] == [
         make_id(number) for number in range(stats.dropped, 100)
     ]
     assert bench.writer.stats().pending_bytes == 0
@@ -99,8 +100,8 @@ def fail_after_batches(store, number):
     store.on_write = fail
 
 
-def test_a_refused_row_ends_an_outage(bench, caplog):
-    """The database answers: the next try need not wait, and the operator knows."""
+def test_a_rejected_row_ends_an_outage(bench, caplog):
+    """The database answers, so the next try does not wait, and the end of the outage is logged."""
     bench.store.error = Outage("connection refused")
     bench.push(1)
     bench.writer._cycle.step()
@@ -113,4 +114,4 @@ def test_a_refused_row_ends_an_outage(bench, caplog):
     assert "written again" in caplog.text
     bench.push(2)
     assert bench.writer._cycle.step() is None
-    assert [fact.message_id for fact in bench.store.committed] == [make_id(2)]
+    assert [transition.message_id for transition in bench.store.committed] == [make_id(2)]

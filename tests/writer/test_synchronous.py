@@ -22,7 +22,7 @@ from tests.support.limits import LIMIT_SECONDS
 
 
 def test_synchronous_writes_in_the_calling_thread():
-    """The row is there, and its signal sent, when the push returns."""
+    """When the push returns, the row is written and its signal was sent."""
     bench = Bench()
     threads = []
     bench.store.on_write = lambda: threads.append(threading.current_thread())
@@ -32,12 +32,12 @@ def test_synchronous_writes_in_the_calling_thread():
     assert len(bench.store.committed) == len(bench.announced) == 1
     stats = bench.synchronous.stats()
     assert (stats.transitions, stats.flushes, stats.rows_written, stats.pending) == (1, 1, 1, 0)
-    assert bench.store.tidied == 0
-    assert bench.watched == [bench.synchronous]
+    assert bench.store.stale_checks == 0
+    assert bench.registered == [bench.synchronous]
 
 
-def test_synchronous_counts_what_the_database_refuses():
-    """Bad data is refused, not failed: no retry is to be expected."""
+def test_synchronous_counts_what_the_database_rejects():
+    """Bad data counts as rejected, not as a failed flush, since it is not tried again."""
     bench = Bench()
     bench.store.poison = {make_id(1)}
     bench.synchronous.push(make_transition(message_id=make_id(1)))
@@ -46,14 +46,14 @@ def test_synchronous_counts_what_the_database_refuses():
     assert (stats.rejected, stats.failed_flushes, stats.rows_written) == (1, 0, 0)
 
 
-def test_synchronous_leaves_out_refused_texts():
-    """As the writer's thread does."""
+def test_synchronous_leaves_out_rejected_texts():
+    """The writer's thread does the same."""
     bench = Bench()
-    bench.store.refuses = has_emoji
+    bench.store.rejects = has_emoji
     bench.synchronous.push(make_transition(Status.FAILED, error="😀"))
 
-    (fact,) = bench.store.committed
-    assert (fact.status, fact.details.error) == ("failed", None)
+    (transition,) = bench.store.committed
+    assert (transition.status, transition.details.error) == ("failed", None)
     assert bench.synchronous.stats().rejected == 0
 
 
@@ -69,9 +69,9 @@ def test_a_failed_synchronous_write_is_logged_and_counted(caplog):
 
 
 def test_synchronous_warns_once_per_actor(caplog):
-    """However many of its tasks are written without a text."""
+    """One warning covers all tasks of an actor that are written without a text."""
     bench = Bench()
-    bench.store.refuses = has_emoji
+    bench.store.rejects = has_emoji
     for number in range(3):
         bench.synchronous.push(make_transition(message_id=make_id(number), error="😀"))
 
@@ -89,7 +89,7 @@ ConsumerThread = getattr(dramatiq_worker, "ConsumerThread", None) or dramatiq_wo
 
 @pytest.fixture
 def in_a_test_case(database, settings):
-    """As ``TestCase`` does it: all in a transaction that is rolled back in the end."""
+    """Run the test in a transaction that is rolled back at the end, as ``TestCase`` does."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
     with transaction.atomic(using=database):
         yield database
@@ -128,7 +128,7 @@ def inline_broker():
 
 
 def test_the_row_is_there_when_send_returns(in_a_test_case, signals):
-    """And its signal sent."""
+    """Its signal was sent too."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     message = act.send(for_state={"description": "x"})
@@ -139,7 +139,7 @@ def test_the_row_is_there_when_send_returns(in_a_test_case, signals):
 
 
 def test_a_message_that_runs_inline_is_done_at_once(in_a_test_case, signals):
-    """With every state on its way."""
+    """Each status on the way is written and announced."""
     broker = inline_broker()
     seen = []
 
@@ -155,27 +155,27 @@ def test_a_message_that_runs_inline_is_done_at_once(in_a_test_case, signals):
     assert [task.status for task, _ in signals] == ["enqueued", "running", "done"]
 
 
-def test_an_error_of_ours_does_not_break_the_tests_transaction(in_a_test_case, caplog):
-    """It is logged, and the test goes on."""
+def test_a_failed_write_does_not_break_the_tests_transaction(in_a_test_case, caplog):
+    """The error is logged, and the test continues."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
-    with connections[in_a_test_case].execute_wrapper(refuse_tasks):
+    with connections[in_a_test_case].execute_wrapper(reject_tasks):
         act.send(for_state={})
 
     assert "SYNCHRONOUS" in caplog.text
     assert Task.objects.count() == 0
 
 
-def refuse_tasks(execute, sql, params, many, context):
-    """Let the database itself refuse what is written to the table."""
+def reject_tasks(execute, sql, params, many, context):
+    """Let the database itself reject what is written to the table."""
     if "INSERT" in sql and "taskstate_task" in sql:
         sql = "SELECT * FROM no_such_table"
         params = None
     return execute(sql, params, many, context)
 
 
-def test_in_memory_it_is_the_default(memory, settings, signals):
-    """With no setting; the thread that wrote before the tests began isn't asked any more."""
+def test_synchronous_is_the_default_for_a_database_in_memory(memory, settings, signals):
+    """No setting is needed.  The thread that wrote before the tests began is not used any more."""
     broker = make_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     settings.DRAMATIQ_TASKS_DATABASE = "default"
@@ -194,8 +194,8 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
-def test_in_memory_a_worker_writes_in_its_own_threads(memory):
-    """Whatever it waits for, a writer's thread isn't."""
+def test_with_a_database_in_memory_a_worker_writes_in_its_own_threads(memory):
+    """There is no writer's thread that it could wait for."""
     broker = make_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     with Workers(broker, threads=1) as workers:
@@ -206,8 +206,8 @@ def test_in_memory_a_worker_writes_in_its_own_threads(memory):
     assert not threads()
 
 
-def test_in_memory_an_event_loop_leaves_it_to_the_thread(memory):
-    """Django allows no access there."""
+def test_with_a_database_in_memory_an_event_loop_leaves_writing_to_the_thread(memory):
+    """Django allows no database access there."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
 
@@ -220,8 +220,8 @@ def test_in_memory_an_event_loop_leaves_it_to_the_thread(memory):
     assert task_of(message).status == "enqueued"
 
 
-def test_a_test_without_database_sends(memory, monkeypatch, caplog):
-    """Nothing is wrong with it: no row, and no error."""
+def test_a_test_without_database_access_can_send_messages(memory, monkeypatch, caplog):
+    """No row is written, and no error is logged."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     with monkeypatch.context() as patch:
@@ -238,11 +238,11 @@ def forbid(connection):
 
 
 def test_real_workers_beside_an_open_transaction_do_not_hang(database, settings):
-    """A worker thread can't see the row that the test has just written, and waits for the test
-    that waits for the worker: for so long and no longer.  Such tests want TransactionTestCase."""
+    """A worker thread can't see the row that the test has just written.  It waits for the test,
+    which waits for the worker, until a timeout.  Such tests need TransactionTestCase."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
     if database == "default":
-        # What a project's own settings would say; SQLite's default is five seconds.
+        # A project may set this; SQLite's default is five seconds.
         settings.DATABASES["default"]["OPTIONS"]["timeout"] = 1
     broker = make_broker()
     ran = []

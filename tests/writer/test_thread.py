@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 
-import taskstate.writer.thread as writer_module
+import taskstate.writer.thread as thread_module
 from taskstate.conf import Config
 from tests.support.bench import Outage
 from tests.support.factories import make_id, make_transition
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 def test_a_push_starts_the_thread_and_wakes_it(threaded):
-    """No flush is asked for; each push is written by itself."""
+    """Each push is written without a call of ``flush``."""
     for number in range(3):
         written = threading.Event()
         threaded.writer._cycle.announcer._announce = lambda change, written=written: written.set()
@@ -23,11 +23,11 @@ def test_a_push_starts_the_thread_and_wakes_it(threaded):
         assert written.wait(LIMIT_SECONDS)
 
     assert len(threaded.store.batches) == 3
-    assert threaded.watched[0] is threaded.writer
+    assert threaded.registered[0] is threaded.writer
 
 
-def test_pushes_before_the_thread_is_there_start_no_other_one(threaded, monkeypatch):
-    """Sent in a loop, a thousand messages would start a thousand threads."""
+def test_pushes_before_the_thread_runs_start_only_one_thread(threaded, monkeypatch):
+    """Otherwise a thousand messages sent in a loop would start a thousand threads."""
     started = []
     start = threading.Thread.start
 
@@ -41,13 +41,13 @@ def test_pushes_before_the_thread_is_there_start_no_other_one(threaded, monkeypa
     assert threaded.writer.flush(LIMIT_SECONDS)
 
     assert len(started) == 1
-    # How many were dropped before it began depends on how soon it did; the newest one wasn't.
-    assert make_id(999) in {fact.message_id for fact in threaded.store.committed}
+    # How many were dropped depends on how soon the thread began.  The newest one was not.
+    assert make_id(999) in {transition.message_id for transition in threaded.store.committed}
 
 
 @contextlib.contextmanager
 def uninterrupted():
-    """No thread is interrupted meanwhile: whoever runs gives way, or runs on."""
+    """Keep Python from switching threads, except where a thread waits."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(LIMIT_SECONDS)
     try:
@@ -57,8 +57,8 @@ def uninterrupted():
 
 
 def test_the_first_push_does_not_wait_for_the_first_flush(threaded):
-    """Python lets a new thread run before whoever starts it goes on, and the first flush imports
-    and connects without a pause."""
+    """Python may run a new thread before the thread that started it continues, and the first
+    flush imports modules and connects without a pause."""
     returned = []
     flush = []
 
@@ -78,7 +78,7 @@ def test_the_first_push_does_not_wait_for_the_first_flush(threaded):
 
 
 def test_large_transitions_wake_the_writer(bench):
-    """Though it is not idle, but takes a nap between two tries."""
+    """The writer is not idle, but in a pause between two tries."""
     bench.config = Config(max_pending_bytes=1024**2)
     bench.writer._cycle.step()
     assert not bench.writer.thread._wake_event.wait(0)
@@ -91,37 +91,39 @@ def test_large_transitions_wake_the_writer(bench):
 # Sleeping.
 
 
-def test_after_a_quiet_while_it_rests(threaded, monkeypatch):
-    """Its connection is one more than an idle process should have."""
-    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.01)
+def test_idle_connections_are_closed_after_a_while(threaded, monkeypatch):
+    """An idle process should not keep a connection open."""
+    monkeypatch.setattr(thread_module, "IDLE_SECONDS", 0.01)
     threaded.push(1)
     assert threaded.writer.flush(LIMIT_SECONDS)
 
-    assert threaded.store.rested.wait(LIMIT_SECONDS)
+    assert threaded.store.has_closed_idle.wait(LIMIT_SECONDS)
     threaded.push(2)
     assert threaded.writer.flush(LIMIT_SECONDS)
 
 
-def test_a_store_that_can_not_rest_ends_nothing(threaded, monkeypatch, caplog):
-    """It is logged, and the thread goes on."""
-    rested = threading.Event()
+def test_an_error_while_connections_are_closed_does_not_end_the_thread(
+    threaded, monkeypatch, caplog
+):
+    """The error is logged, and the thread continues."""
+    was_closed = threading.Event()
 
-    def rest():
-        rested.set()
+    def fail_to_close():
+        was_closed.set()
         raise Outage
 
-    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.01)
-    monkeypatch.setattr(threaded.store, "close_idle_connections", rest)
+    monkeypatch.setattr(thread_module, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(threaded.store, "close_idle_connections", fail_to_close)
     threaded.push(1)
 
-    assert rested.wait(LIMIT_SECONDS)
+    assert was_closed.wait(LIMIT_SECONDS)
     threaded.push(2)
     assert threaded.writer.flush(LIMIT_SECONDS)
     assert "could not close a database connection" in caplog.text
 
 
 def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
-    """Whatever a step raises is an outage to the loop around it."""
+    """Any error in a step is handled like an outage."""
     bench.writer._cycle._options = None
     bench.writer._buffer.push(make_transition())
 
@@ -134,7 +136,7 @@ def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
 
 
 def test_stop_flushes_ends_the_thread_and_closes_its_connection(threaded):
-    """Idempotent, and harmless where nothing ever started."""
+    """It can be called again without effect."""
     threaded.push(1)
     assert threaded.writer.stop(LIMIT_SECONDS)
     assert threaded.writer.stop(LIMIT_SECONDS)
@@ -145,7 +147,7 @@ def test_stop_flushes_ends_the_thread_and_closes_its_connection(threaded):
 
 
 def test_a_push_after_stop_starts_a_new_thread(threaded):
-    """A worker in a web process may be stopped, and the site goes on."""
+    """A worker in a web process may be stopped while the site continues."""
     for number in range(3):
         threaded.push(number)
         assert threaded.writer.stop(LIMIT_SECONDS)
@@ -153,8 +155,8 @@ def test_a_push_after_stop_starts_a_new_thread(threaded):
     assert len(threaded.store.committed) == 3
 
 
-def test_a_push_to_a_thread_that_is_just_ending_is_written(threaded):
-    """It saw the thread alive and relied on it: a new one takes over, without being asked."""
+def test_a_push_while_the_thread_ends_is_written(threaded):
+    """The push relied on the thread that ends, so a new thread starts by itself."""
     written = threading.Event()
     threaded.push(1)
     assert threaded.writer.flush(LIMIT_SECONDS)
@@ -172,7 +174,7 @@ def test_a_push_to_a_thread_that_is_just_ending_is_written(threaded):
 
 
 def test_pushes_and_stops_at_the_same_time_lose_nothing(threaded):
-    """A push that relies on a thread which is just ending is written all the same."""
+    """A push that relies on a thread that is ending is written too."""
     total = 300
     for number in range(total):
         threaded.push(number)
@@ -183,13 +185,13 @@ def test_pushes_and_stops_at_the_same_time_lose_nothing(threaded):
         assert not stopper.is_alive()
     assert threaded.writer.flush(LIMIT_SECONDS)
 
-    assert {fact.message_id for fact in threaded.store.committed} == {
+    assert {transition.message_id for transition in threaded.store.committed} == {
         make_id(n) for n in range(2 * total)
     }
 
 
-def test_a_thread_that_comes_too_late_ends_at_once(threaded):
-    """What it was started for is written: nobody would ask it to end."""
+def test_a_thread_without_work_ends_at_once(threaded):
+    """Its work is already done, and nothing would end it later."""
     threaded.push(1)
     assert threaded.writer.stop(LIMIT_SECONDS)
     late = threading.Thread(target=threaded.writer.thread._run)
@@ -203,13 +205,13 @@ def test_a_thread_that_comes_too_late_ends_at_once(threaded):
 # Without a thread.
 
 
-def test_without_a_thread_the_caller_writes(bench, monkeypatch):
-    """At interpreter shutdown no thread can be started; the last flush happens all the same."""
+def test_the_caller_writes_if_no_thread_can_be_started(bench, monkeypatch):
+    """At interpreter shutdown no thread can be started, but the last flush still happens."""
 
-    def refuse(thread):
+    def fail(thread):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(threading.Thread, "start", fail)
     bench.threads = True
     bench.push(1)
 
@@ -217,8 +219,8 @@ def test_without_a_thread_the_caller_writes(bench, monkeypatch):
     assert len(bench.store.committed) == 1
 
 
-def test_what_is_pushed_while_a_caller_writes_is_not_left_behind(bench):
-    """The thread that this push started had to end: the caller was writing."""
+def test_a_push_while_a_caller_writes_is_written(bench):
+    """The thread that this push started had to end, because the caller was writing."""
     bench.push(1)
 
     def push_another():
@@ -239,8 +241,8 @@ def test_what_is_pushed_while_a_caller_writes_is_not_left_behind(bench):
 # Forks.
 
 
-def test_a_fork_waits_for_the_end_of_a_turn(threaded):
-    """A child that is born while the thread is inside a database driver inherits its locks."""
+def test_a_fork_waits_for_the_end_of_a_step(threaded):
+    """A child that is forked while the thread is in a database driver would inherit its locks."""
     inside, leave = threading.Event(), threading.Event()
 
     def write():
@@ -251,7 +253,7 @@ def test_a_fork_waits_for_the_end_of_a_turn(threaded):
     threaded.push(1)
     assert inside.wait(LIMIT_SECONDS)
 
-    threaded.writer.before_fork(0.01)  # In vain: the turn takes longer.
+    threaded.writer.before_fork(0.01)  # Without success: the step takes longer.
     threaded.writer.after_fork_in_parent()
     leave.set()
     assert threaded.writer.flush(LIMIT_SECONDS)
@@ -273,6 +275,6 @@ def test_a_receiver_may_fork(threaded):
     for number in range(3):
         threaded.push(number)
         assert threaded.writer.flush(LIMIT_SECONDS)
-    # The turns of those forks are over: another thread may fork, too.
+    # The steps of those forks are over, so another thread may fork too.
     assert threaded.writer.thread._step_lock.acquire(timeout=LIMIT_SECONDS)
     threaded.writer.thread._step_lock.release()

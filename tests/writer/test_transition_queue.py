@@ -7,17 +7,17 @@ import threading
 
 import pytest
 
-from taskstate.transitions import pending
+from taskstate.transitions import pending as pending_module
 from taskstate.writer import transition_queue as queue_module
 from taskstate.writer.buffer import RAW_PER_MESSAGE, Buffer
 from taskstate.writer.transition_queue import TRANSITION_BYTES
-from tests.support.buffers import MANY, MIB, Report, as_it_is, ids, make_large, pushed
+from tests.support.buffers import MANY, MIB, Deferred, as_it_is, ids, make_large, pushed
 from tests.support.factories import make_id, make_transition
 from tests.support.limits import LIMIT_SECONDS
 
 
-def test_raw_pushes_are_bounded_while_nobody_takes_them():
-    """A writer stuck in a dead socket can't cost the worker its memory."""
+def test_the_queue_is_limited_while_the_writer_is_stuck():
+    """A writer that waits for a dead connection can't use up the worker's memory."""
     buffer = Buffer(2, normalize=as_it_is)
     limit = 2 * RAW_PER_MESSAGE
     for number in range(limit + 3):
@@ -29,8 +29,8 @@ def test_raw_pushes_are_bounded_while_nobody_takes_them():
     assert ids(buffer.pop_batch(MANY)) == [make_id(number) for number in (9, 10)]
 
 
-def test_raw_pushes_are_bounded_in_bytes_while_nobody_takes_them():
-    """Large ones and small ones together: the oldest go, until the rest fits."""
+def test_the_queue_is_limited_in_bytes_while_the_writer_is_stuck():
+    """Large and small transitions count together.  The oldest are dropped until the rest fits."""
     buffer = Buffer(MANY, normalize=as_it_is, max_bytes=MIB)
     small = MIB // 2 // TRANSITION_BYTES
     for number in range(small):
@@ -54,8 +54,8 @@ def test_raw_pushes_are_bounded_in_bytes_while_nobody_takes_them():
     assert not buffer.queue._units
 
 
-def test_what_is_not_coalesced_gets_the_room_that_is_left():
-    """But at least a half: the thread that pushes can't drop what the writer has taken."""
+def test_the_queue_may_take_the_memory_that_pending_tasks_leave():
+    """It may always take half, since a thread that pushes can't drop pending tasks."""
 
     def push_until_it_drops(buffer):
         before = buffer.dropped
@@ -76,8 +76,9 @@ def test_what_is_not_coalesced_gets_the_room_that_is_left():
     assert push_until_it_drops(full) == pytest.approx(12 * 65_000 - MIB // 2, abs=25_000)
 
 
-def test_the_writer_is_woken_before_the_room_is_used_up():
-    """While it takes a nap in an outage, say: it drops the oldest, a push only what just came."""
+def test_the_writer_is_woken_before_the_queue_is_full():
+    """It may be in a pause, as in an outage.  It drops the oldest tasks, while a push could only
+    drop what was just pushed."""
     buffer = pushed(*map(make_large, range(16)), max_pending=MANY, max_bytes=MIB)
     woken = []
 
@@ -96,8 +97,8 @@ def test_the_writer_is_woken_before_the_room_is_used_up():
     assert ids(buffer.pop_batch(MANY))[-1] == make_id(31)
 
 
-def test_the_newest_transition_stays_however_large_it_is():
-    """With the least bound, and the least part of it."""
+def test_the_newest_transition_is_kept_however_large_it_is():
+    """Even with the smallest limit, and the smallest share of it."""
     buffer = pushed(*map(make_large, range(16)), max_bytes=MIB)
     text = "\U0001f600" * 64_000
     buffer.push(make_large(99, result=text, stored_message=text))
@@ -110,10 +111,10 @@ def test_the_newest_transition_stays_however_large_it_is():
 # Deferred transitions.
 
 
-def test_a_report_is_not_kept():
-    """It is a run, which may hold a large result: once that is gone, nothing is to be reported."""
+def test_the_queue_does_not_keep_a_deferred_transition_alive():
+    """It is a run, which may hold a large result.  When it is gone, nothing is to be written."""
     buffer = Buffer(MANY, normalize=as_it_is)
-    buffer.push_deferred(Report("x" * 64_000))
+    buffer.push_deferred(Deferred("x" * 64_000))
     assert buffer.memory == TRANSITION_BYTES
 
     assert buffer.queue._items[0]() is None
@@ -122,15 +123,15 @@ def test_a_report_is_not_kept():
     assert len(buffer) == buffer.memory == 0
 
 
-def test_a_report_that_is_dropped_is_told_so():
-    """By the bound in bytes as well."""
+def test_a_dropped_deferred_transition_is_notified():
+    """Also if the limit in bytes was exceeded."""
     buffer = Buffer(MANY, normalize=as_it_is, max_bytes=MIB)
-    report = Report()
-    buffer.push_deferred(report)
+    deferred = Deferred()
+    buffer.push_deferred(deferred)
     for number in range(20):
         buffer.push(make_large(number))
 
-    assert report.is_dropped
+    assert deferred.is_dropped
 
 
 # Pushes that are interrupted.
@@ -145,11 +146,11 @@ def fine_switches():
 
 
 class Interrupted(BaseException):
-    """As Dramatiq's exceptions for threads."""
+    """Stands for the exceptions that Dramatiq raises in threads."""
 
 
 class Pusher(threading.Thread):
-    """Pushes, and is interrupted before a bytecode of the buffer's, now here, now there."""
+    """Pushes, and is interrupted before a random bytecode of the queue."""
 
     def __init__(self, buffer, seed, pushes):
         super().__init__(daemon=True)
@@ -172,7 +173,7 @@ class Pusher(threading.Thread):
                 sys.settrace(None)
 
     def trace(self, frame, event, argument):
-        if frame.f_code.co_filename not in {queue_module.__file__, pending.__file__}:
+        if frame.f_code.co_filename not in {queue_module.__file__, pending_module.__file__}:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self.step
@@ -187,9 +188,11 @@ class Pusher(threading.Thread):
 
 @pytest.mark.parametrize("is_stuck", [False, True], ids=["", "stuck"])
 @pytest.mark.parametrize("max_bytes", [MIB, 256 * MIB])
-def test_no_count_drifts(max_bytes, is_stuck, fine_switches):
-    """Whatever is raised in the threads that push, and however they take turns with the writer:
-    what is counted in the end is what is there, and with nothing there it is nothing."""
+def test_the_counted_memory_stays_right_after_interrupted_pushes(
+    max_bytes, is_stuck, fine_switches
+):
+    """Exceptions are raised in the threads that push while the writer works.  In the end, what is
+    counted is what is there, and an empty buffer counts as 0."""
     buffer = Buffer(MANY, normalize=as_it_is, max_bytes=max_bytes)
     pushers = [Pusher(buffer, seed, pushes=400) for seed in range(4)]
     for pusher in pushers:
@@ -212,12 +215,12 @@ def test_no_count_drifts(max_bytes, is_stuck, fine_switches):
     assert not buffer.queue._units
     assert buffer.queue._limit == buffer.queue._update_limit()
     left = list(buffer._pending.values())
-    assert buffer.memory == sum(entry.memory for entry in left)
-    for entry in left:
-        counted = entry.memory
-        entry._measure()
-        assert counted == pytest.approx(entry.memory, abs=500)
-        entry.memory = counted
+    assert buffer.memory == sum(pending.memory for pending in left)
+    for pending in left:
+        counted = pending.memory
+        pending._measure()
+        assert counted == pytest.approx(pending.memory, abs=500)
+        pending.memory = counted
     while buffer.pop_batch(MANY):
         pass
     assert buffer.memory == 0
@@ -231,9 +234,9 @@ def push_uncounted(buffer, transition):
     buffer.queue._count_units = count
 
 
-def test_texts_that_were_not_counted_leave_the_others_counted(monkeypatch):
-    """Those that are pushed while the writer coalesces, above all: it takes as much out of the
-    count as was counted before."""
+def test_texts_that_were_not_counted_do_not_affect_the_count_of_others(monkeypatch):
+    """In particular those that are pushed while the writer coalesces: it subtracts only what was
+    counted before."""
 
     merge = Buffer._merge
 
@@ -254,8 +257,9 @@ def test_texts_that_were_not_counted_leave_the_others_counted(monkeypatch):
     assert not buffer.queue._units
 
 
-def test_texts_that_were_counted_too_long_are_forgotten():
-    """An exception came after a transition was dropped, and before its texts were taken out."""
+def test_texts_of_a_removed_transition_are_no_longer_counted():
+    """An exception was raised after a transition was dropped, and before its texts were
+    subtracted."""
     buffer = Buffer(MANY, normalize=as_it_is)
     buffer.push(make_large(0))
     buffer.queue._items.popleft()

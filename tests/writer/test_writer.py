@@ -16,16 +16,16 @@ from tests.support.limits import LIMIT_SECONDS
 from tests.support.waiting import wait_until
 
 
-def test_constructing_a_writer_is_inert(bench):
-    """No thread, no store: it is made before models can be imported."""
+def test_creating_a_writer_starts_no_thread(bench):
+    """It is created before models can be imported."""
     before = threading.active_count()
     bench.make_writer()
 
     assert threading.active_count() == before
 
 
-def test_many_pushers_lose_nothing(threaded):
-    """Every message's last fact arrives, whoever pushed it when."""
+def test_pushes_from_many_threads_are_all_written(threaded):
+    """The last transition of each message is committed."""
     threaded.config = Config(flush_interval=0, max_batch_size=7, max_pending=100_000)
 
     def work(worker):
@@ -40,14 +40,14 @@ def test_many_pushers_lose_nothing(threaded):
     assert threaded.writer.flush(LIMIT_SECONDS)
 
     best = {}
-    for fact in threaded.store.committed:
-        best[fact.message_id] = max(best.get(fact.message_id, 0), fact.rank)
+    for transition in threaded.store.committed:
+        best[transition.message_id] = max(best.get(transition.message_id, 0), transition.rank)
     assert best == {make_id(n): make_transition(stamp=4).rank for n in range(500)}
     assert threaded.writer.stats().transitions == 2000
 
 
-def test_a_forked_child_begins_anew(bench):
-    """What was pending is the parent's; its connections are kept from being closed."""
+def test_a_forked_child_starts_without_pending_tasks(bench):
+    """The pending tasks belong to the parent, and the parent's connections stay open."""
     bench.push(1)
     bench.writer._cycle.step()
     bench.push(2)
@@ -76,7 +76,9 @@ def test_flush_waits_for_everything_pushed_before(threaded):
             number = worker * 100 + step
             threaded.push(number)
             assert threaded.writer.flush(LIMIT_SECONDS)
-            assert make_id(number) in {fact.message_id for fact in threaded.store.committed}
+            assert make_id(number) in {
+                transition.message_id for transition in threaded.store.committed
+            }
         done.append(worker)
 
     done = []
@@ -89,8 +91,8 @@ def test_flush_waits_for_everything_pushed_before(threaded):
     assert sorted(done) == [0, 1, 2, 3]
 
 
-def test_flush_in_an_outage_gives_up_in_time(threaded):
-    """It says so, and what is pending stays; no request is left behind."""
+def test_flush_in_an_outage_returns_false_after_its_timeout(threaded):
+    """The task stays pending, and no flush request stays open."""
     threaded.store.error = Outage()
     threaded.push(1)
 
@@ -99,8 +101,8 @@ def test_flush_in_an_outage_gives_up_in_time(threaded):
     assert not threaded.writer._cycle.requests
 
 
-def test_flush_tries_at_once_during_a_pause(threaded):
-    """Who asks for a flush after the outage doesn't wait for the backoff."""
+def test_flush_during_a_pause_tries_at_once(threaded):
+    """A caller that flushes after an outage does not wait for the backoff."""
     threaded.store.error = Outage()
     threaded.push(1)
     assert not threaded.writer.flush(0.05)
@@ -110,14 +112,14 @@ def test_flush_tries_at_once_during_a_pause(threaded):
     assert threaded.writer.flush(LIMIT_SECONDS)
 
 
-def test_flush_with_nothing_pending_starts_nothing(bench):
-    """It is free in a process that tracks nothing."""
+def test_flush_with_nothing_pending_starts_no_thread(bench):
+    """A process that tracks nothing pays nothing for it."""
     assert bench.writer.flush(0)
-    assert bench.watched == []
+    assert bench.registered == []
 
 
-def test_flush_from_a_receiver_writes_right_there(threaded):
-    """It runs in the writer's own thread, and can't wait for itself."""
+def test_flush_in_a_receiver_writes_at_once(threaded):
+    """It runs in the writer's thread, which can't wait for itself."""
     results = []
 
     def receive(change):
@@ -131,11 +133,14 @@ def test_flush_from_a_receiver_writes_right_there(threaded):
     assert threaded.writer.flush(LIMIT_SECONDS)
 
     assert results == [True]
-    assert [fact.message_id for fact in threaded.store.committed] == [make_id(1), make_id(2)]
+    assert [transition.message_id for transition in threaded.store.committed] == [
+        make_id(1),
+        make_id(2),
+    ]
 
 
-def test_a_receiver_in_a_transaction_can_not_flush(bench):
-    """What it wrote would be committed with the receiver's own work, or not at all."""
+def test_flush_in_a_receivers_transaction_returns_false(bench):
+    """Otherwise the rows would be committed with the receiver's own work, or not at all."""
     bench.writer.thread._writing_thread_id = threading.get_ident()
     bench.push(1)
     bench.writer._cycle.step()
@@ -146,8 +151,8 @@ def test_a_receiver_in_a_transaction_can_not_flush(bench):
     assert len(bench.store.committed) == 1
 
 
-def test_flush_with_no_time_and_nothing_pending(threaded):
-    """An idle thread has nothing to be waited for."""
+def test_flush_without_time_succeeds_if_nothing_is_pending(threaded):
+    """The thread is idle."""
     threaded.push(1)
     assert threaded.writer.flush(LIMIT_SECONDS)
     wait_until_idle(threaded.writer)
@@ -157,20 +162,20 @@ def test_flush_with_no_time_and_nothing_pending(threaded):
 
 
 def wait_until_idle(writer):
-    """Let the thread get from its last write to its wait: nothing signals that."""
+    """Wait until the thread is idle after its last write; nothing signals that."""
     pause = threading.Event()
     for _ in range(LIMIT_SECONDS * 100):
         if writer.thread.is_idle and writer.thread._thread is not None:
             return
         pause.wait(0.01)
-    pytest.fail("the writer did not come to rest")
+    pytest.fail("the writer did not become idle")
 
 
 # Stopping.
 
 
-def test_a_stop_in_an_outage_is_bounded_and_says_what_is_lost(threaded, caplog):
-    """The operator learns how many, why, and the cure; the thread goes on trying."""
+def test_stop_in_an_outage_ends_in_time_and_logs_what_may_be_lost(threaded, caplog):
+    """The record states how many, why, and what to do.  The thread continues to try."""
     threaded.store.error = Outage("no route to host")
     threaded.push(1, 2)
 
@@ -184,8 +189,8 @@ def test_a_stop_in_an_outage_is_bounded_and_says_what_is_lost(threaded, caplog):
     assert threaded.writer.flush(LIMIT_SECONDS)
 
 
-def test_stop_takes_its_limit_from_the_settings(threaded):
-    """A middleware's own ``shutdown_timeout`` counts at exit, too."""
+def test_stop_waits_for_the_shutdown_timeout_of_the_settings(threaded):
+    """The middleware's argument ``shutdown_timeout`` counts at exit too."""
     threaded.config = Config(shutdown_timeout=0.05)
     threaded.store.error = Outage()
     threaded.push(1)
@@ -193,8 +198,8 @@ def test_stop_takes_its_limit_from_the_settings(threaded):
     assert not threaded.writer.stop()
 
 
-def test_a_worker_and_its_process_wait_once_together(threaded, caplog):
-    """``SHUTDOWN_TIMEOUT`` is for the process: the second stop doesn't wait it all again."""
+def test_a_worker_and_its_process_wait_for_one_shutdown_timeout(threaded, caplog):
+    """``SHUTDOWN_TIMEOUT`` applies to the process: the second stop does not wait again."""
     threaded.config = Config(shutdown_timeout=0.05)
     threaded.store.error = Outage()
     threaded.push(1)
@@ -209,8 +214,8 @@ def test_a_worker_and_its_process_wait_once_together(threaded, caplog):
     assert not threaded.writer._shutdown_timed_out
 
 
-def test_a_slow_database_takes_the_shutdown_timeout_once(threaded, caplog):
-    """Though some of it is written meanwhile: the process does not wait again for the rest."""
+def test_with_a_slow_database_stop_waits_for_one_shutdown_timeout(threaded, caplog):
+    """Some tasks are written meanwhile, but the process does not wait again for the rest."""
     threaded.config = Config(max_batch_size=1, shutdown_timeout=0.2)
     pause = threading.Event()
     threaded.store.on_write = lambda: pause.wait(0.05)
@@ -235,8 +240,8 @@ MISSING = OperationalError("no such table: taskstate_task")
 
 
 @pytest.mark.parametrize("error", [FORBIDDEN, MISSING], ids=["forbidden", "missing"])
-def test_a_flush_that_waits_in_vain_returns_at_once(error, threaded):
-    """After one try, without a limit as well; what is pending stays, and is written later."""
+def test_flush_returns_at_once_if_waiting_can_not_help(error, threaded):
+    """It tries once, also without a timeout.  The task stays pending, and is written later."""
     threaded.store.error = error
     threaded.push(1)
 
@@ -250,17 +255,17 @@ def test_a_flush_that_waits_in_vain_returns_at_once(error, threaded):
 
 
 def in_time(function):
-    """Call a function in a thread; return what it returned, if that was in time."""
+    """Call a function in a thread, and return its value.  Fail if that takes too long."""
     answers = []
     thread = threading.Thread(target=lambda: answers.append(function()), daemon=True)
     thread.start()
     thread.join(LIMIT_SECONDS / 10)
-    assert answers, "it waits"
+    assert answers, "it does not return"
     return answers[0]
 
 
-def test_a_test_that_forbids_access_is_no_error(threaded, caplog):
-    """Nothing is wrong: it is for debugging, each time."""
+def test_no_error_is_logged_if_a_test_forbids_database_access(threaded, caplog):
+    """It is logged at the level DEBUG each time."""
     threaded.store.error = FORBIDDEN
     threaded.push(1)
     for _ in range(2):
@@ -272,8 +277,8 @@ def test_a_test_that_forbids_access_is_no_error(threaded, caplog):
     assert "can't be written: Outage" in caplog.text
 
 
-def test_a_forgotten_migrate_is_named_at_exit(threaded, caplog):
-    """No database that answers, and no more time, would be a cure."""
+def test_a_missing_table_is_logged_at_exit(threaded, caplog):
+    """The record names ``migrate``, since neither a timeout nor a restarted database would help."""
     threaded.store.error = MISSING
     threaded.push(1)
     for _ in range(2):
@@ -286,8 +291,8 @@ def test_a_forgotten_migrate_is_named_at_exit(threaded, caplog):
     assert "SHUTDOWN_TIMEOUT" not in ends
 
 
-def test_who_waits_for_a_commit_goes_on_waiting_for_the_table(threaded):
-    """The message must not be acknowledged before."""
+def test_a_thread_that_waits_for_a_commit_waits_for_a_missing_table(threaded):
+    """The message must not be acknowledged before that."""
     threaded.store.error = MISSING
     waiter = Waiter(threaded, 1)
     wait_until(lambda: threaded.store.tries)
@@ -308,12 +313,14 @@ def for_ever():
 
 
 class Waiter:
-    """A worker thread that waits for the commit of one fact."""
+    """A worker thread that waits for the commit of one transition."""
 
     def __init__(self, bench, number, left=for_ever):
         self.answer = None
-        self._fact = make_transition(Status.DONE, message_id=make_id(number))
-        self._work = lambda: setattr(self, "answer", bench.writer.push_and_wait(self._fact, left))
+        self._transition = make_transition(Status.DONE, message_id=make_id(number))
+        self._work = lambda: setattr(
+            self, "answer", bench.writer.push_and_wait(self._transition, left)
+        )
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.thread.start()
 
@@ -323,13 +330,13 @@ class Waiter:
         return self.answer
 
 
-def test_who_waits_is_let_go_by_the_commit_and_before_signals(threaded):
-    """A slow receiver holds up nobody's acknowledgement."""
-    told = threading.Event()
+def test_waiters_are_released_after_the_commit_and_before_signals(threaded):
+    """A slow receiver does not delay acknowledgements."""
+    announced = threading.Event()
     release = threading.Event()
 
     def announce(change):
-        told.set()
+        announced.set()
         assert release.wait(LIMIT_SECONDS)
 
     threaded.writer._cycle.announcer._announce = announce
@@ -337,12 +344,12 @@ def test_who_waits_is_let_go_by_the_commit_and_before_signals(threaded):
 
     assert waiter.join() is True
     assert len(threaded.store.committed) == 1
-    assert told.wait(LIMIT_SECONDS)
+    assert announced.wait(LIMIT_SECONDS)
     release.set()
 
 
-def test_who_waits_does_not_wait_for_the_interval(threaded):
-    """However often: each wait is a flush outside the rate limit."""
+def test_waiters_do_not_wait_for_the_flush_interval(threaded):
+    """Each wait is a flush outside the rate limit."""
     threaded.config = Config(flush_interval=3600)
     for number in range(2 * BURST):
         assert Waiter(threaded, number).join() is True
@@ -350,8 +357,8 @@ def test_who_waits_does_not_wait_for_the_interval(threaded):
     assert len(threaded.store.committed) == 2 * BURST
 
 
-def test_many_who_wait_share_one_commit(threaded):
-    """What comes while a flush is under way goes with the next one."""
+def test_many_waiters_share_one_commit(threaded):
+    """Tasks that are pushed during a flush are written by the next one."""
     is_writing, go_on = threading.Event(), threading.Event()
 
     def hold():
@@ -369,16 +376,16 @@ def test_many_who_wait_share_one_commit(threaded):
     assert [len(batch) for batch in threaded.store.batches] == [1, 8]
 
 
-def test_who_waits_is_let_go_if_the_row_is_refused(threaded):
-    """It will never be written: the broker need not keep the message."""
+def test_waiters_are_released_if_the_row_is_rejected(threaded):
+    """It is never written, so the broker need not keep the message."""
     threaded.store.poison = {make_id(1)}
 
     assert Waiter(threaded, 1).join() is True
     assert threaded.writer.stats().rejected == 1
 
 
-def test_who_waits_gives_up_when_no_time_is_left(threaded, caplog):
-    """Once for all who wait: one line says what that means, and the exit doesn't wait again."""
+def test_waiters_return_when_no_time_is_left(threaded, caplog):
+    """One record states what may be lost, and the exit does not wait again."""
     threaded.store.error = Outage("no route to host")
     for number in range(3):
         assert Waiter(threaded, number, left=lambda: 0.0).join() is False
@@ -390,14 +397,14 @@ def test_who_waits_gives_up_when_no_time_is_left(threaded, caplog):
     assert threaded.writer.stats().pending == 3
 
 
-def test_who_waits_writes_by_himself_if_no_thread_can_be_started(bench):
+def test_a_waiter_writes_in_its_own_thread_if_no_other_can_be_started(bench):
     """The interpreter is shutting down, or out of threads."""
     assert bench.writer.push_and_wait(make_transition(Status.DONE), for_ever) is True
     assert len(bench.store.committed) == 1
 
 
-def test_a_receiver_that_waits_writes_by_itself(threaded):
-    """It is in the writer's own thread: a site's tests may run a worker there."""
+def test_a_receiver_that_waits_for_a_commit_writes_in_its_own_thread(threaded):
+    """It runs in the writer's thread.  The tests of a site may run a worker there."""
     answers = []
 
     def announce(change):
