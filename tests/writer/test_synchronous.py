@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from dramatiq import worker as dramatiq_worker
 
 import taskstate
+from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
 from taskstate.transitions.status import Status
 from taskstate.writer.thread import THREAD_NAME
@@ -76,6 +77,16 @@ def test_synchronous_warns_once_per_actor(caplog):
         bench.synchronous.push(make_transition(message_id=make_id(number), error="😀"))
 
     assert len(caplog.records) == 1
+
+
+def test_a_forked_child_counts_what_it_writes_synchronously(sqlite, settings):
+    """What its parent has written is not counted."""
+    settings.TASKSTATE = {"SYNCHRONOUS": True}
+    writer = StateMiddleware()._sink._synchronous_writer
+    writer.push(make_transition())
+    writer.after_fork_in_child()
+
+    assert writer.stats() == taskstate.Stats()
 
 
 # In a ``TestCase``, and with real workers beside it.
