@@ -16,7 +16,7 @@ from taskstate.stores import Change, Store
 from taskstate.tracking.encodable import ForStateError
 from taskstate.tracking.fields import FieldCollector
 from taskstate.tracking.for_state import FOR_STATE, DeclaredActors, merge_for_state
-from taskstate.tracking.run import is_held, is_known
+from taskstate.tracking.run import has_run, has_unreleased_run
 from taskstate.tracking.sink import NotCommittedError, TransitionSink
 from taskstate.tracking.tracker import Tracker
 from taskstate.utils.log_text import for_log
@@ -166,13 +166,13 @@ class StateMiddleware(dramatiq.Middleware):
 
     def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Do what ``before_ack`` does, if the broker did not call that."""
-        if is_held(message):
+        if has_unreleased_run(message):
             self.before_ack(broker, message)
 
     def after_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Do what ``before_nack`` does, if the broker did not call that.  The message may be one
         that no worker can run."""
-        if is_held(message) or not is_known(message):
+        if has_unreleased_run(message) or not has_run(message):
             self.before_nack(broker, message)
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
@@ -233,7 +233,7 @@ class StateMiddleware(dramatiq.Middleware):
         # Here, because the middleware is made before models can be imported.
         from taskstate.stores.selection import open_store
 
-        return open_store(self._options.store, _is_listened)
+        return open_store(self._options.store, _has_receivers)
 
 
 def _log_wrong_type(message: Any, for_state: object) -> None:
@@ -255,7 +255,7 @@ def _log_arguments(step: Callable[..., None], message: Any) -> tuple[str, ...]:
     )
 
 
-def _is_listened() -> bool:
+def _has_receivers() -> bool:
     return task_changed.has_listeners(StateMiddleware)
 
 

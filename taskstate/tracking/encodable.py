@@ -62,7 +62,7 @@ class _NotEncodableError(Exception):
         self.path = ""
 
 
-def prepare(message: Any, state: dict[Any, Any], actors: DeclaredActors) -> None:
+def prepare_for_encoding(message: Any, state: dict[Any, Any], actors: DeclaredActors) -> None:
     """Prepare a message for its encoder: make its ``for_state`` encodable, and those of the
     messages that follow it, and let the message carry its own.
 

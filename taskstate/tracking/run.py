@@ -182,12 +182,12 @@ def get_run(proxy: Any) -> Run | None:
     return run
 
 
-def is_known(message: Any) -> bool:
+def has_run(message: Any) -> bool:
     """Return whether a hook has seen that this process received the message."""
     return _RUN_ATTRIBUTE in getattr(message, "__dict__", _NO_ATTRIBUTES)
 
 
-def is_held(message: Any) -> bool:
+def has_unreleased_run(message: Any) -> bool:
     """Return whether a message has a run, and is not being acknowledged or rejected yet."""
     run: Run | None = getattr(message, "__dict__", _NO_ATTRIBUTES).get(_RUN_ATTRIBUTE)
     return run is not None and not run.is_released

@@ -11,7 +11,7 @@ import dramatiq
 
 from taskstate import tenants
 from taskstate.conf import TENANT, Options
-from taskstate.tracking.encodable import prepare
+from taskstate.tracking.encodable import prepare_for_encoding
 from taskstate.tracking.failure import NO_FAILURE
 from taskstate.tracking.fields import FieldCollector
 from taskstate.tracking.for_state import DeclaredActors
@@ -77,7 +77,7 @@ class Tracker:
         Raises:
           ForStateError: If its ``for_state`` can't be encoded.
         """
-        prepare(message, state, self._actors)
+        prepare_for_encoding(message, state, self._actors)
         if TENANT.function is not None:
             tenants.write_tenant(message.options, self._tenant_of_run())
         # A broker may enqueue the proxy itself.

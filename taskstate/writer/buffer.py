@@ -115,7 +115,7 @@ class Buffer:
 
     def push_awaited(self, transition: Transition, latch: Latch) -> None:
         """Add a transition that a thread waits for.  ``latch`` opens when its pending task is
-        final."""
+        resolved."""
         self.queue.awaited.append((transition, latch))
 
     def coalesce(self) -> int:

@@ -115,11 +115,11 @@ class Writer:
         return False
 
     def push_and_wait(self, transition: Transition, time_left: Callable[[], float]) -> bool:
-        """Add a transition, and wait until its pending task is final.
+        """Add a transition, and wait until its pending task is resolved.
 
-        Normally it is committed then.  But a newer one may have replaced it, or it may have been
-        cleared or rejected.  The thread writes it at once, together with the transitions that other
-        threads wait for.
+        Normally it is committed then.  But a greater one may have been committed in its place, or
+        it may have been cleared or rejected.  The thread writes it at once, together with the
+        transitions that other threads wait for.
 
         Parameters:
           time_left(Callable): Returns how many seconds are left to wait.

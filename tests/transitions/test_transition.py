@@ -15,7 +15,7 @@ from taskstate.transitions.rank import (
     time_of,
 )
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import newest, sort_key
+from taskstate.transitions.transition import greater, sort_key
 from tests.support.factories import START, make_transition
 from tests.support.strategies import transitions
 
@@ -71,9 +71,9 @@ def test_ties_go_to_the_higher_status():
 @given(transitions(), transitions(), transitions())
 def test_the_merge_is_commutative_associative_and_idempotent(one, two, three):
     """Late, repeated and reordered writes end in the same row."""
-    assert newest(one, two) == newest(two, one)
-    assert newest(newest(one, two), three) == newest(one, newest(two, three))
-    assert newest(one, one) == one
+    assert greater(one, two) == greater(two, one)
+    assert greater(greater(one, two), three) == greater(one, greater(two, three))
+    assert greater(one, one) == one
 
 
 @given(st.lists(transitions(), min_size=1))
@@ -81,7 +81,7 @@ def test_the_winner_is_the_greatest_by_precedence(facts):
     """Merging any number of facts is taking their maximum."""
     winner = facts[0]
     for fact in facts[1:]:
-        winner = newest(winner, fact)
+        winner = greater(winner, fact)
 
     assert winner == max(facts, key=sort_key)
 
@@ -99,4 +99,4 @@ def test_facts_of_one_rank_differ_in_no_order():
         make_transition(**rank, attempt=1, happened_at=0),
     ]
     for one, other in itertools.combinations(facts, 2):
-        assert newest(one, other) is newest(other, one)
+        assert greater(one, other) is greater(other, one)
