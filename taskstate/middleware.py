@@ -22,6 +22,7 @@ from taskstate.tracking.tracker import Tracker
 from taskstate.utils.log_text import for_log
 from taskstate.writer import lifecycle
 from taskstate.writer.metrics import Meter
+from taskstate.writer.stats import Observer
 from taskstate.writer.synchronous import SynchronousWriter
 from taskstate.writer.writer import Writer
 
@@ -85,22 +86,7 @@ class StateMiddleware(dramatiq.Middleware):
             store=store,
         )
         collector = FieldCollector(self._options)
-        self._writer = Writer(
-            options=self._options,
-            normalize=collector.normalize,
-            open_store=self._open_store,
-            announce=_announce,
-            register=lifecycle.register,
-            make_observer=lambda: Meter().observe,
-        )
-        synchronous_writer = SynchronousWriter(
-            normalize=collector.normalize,
-            open_store=self._open_store,
-            announce=_announce,
-            register=lifecycle.register,
-            make_observer=lambda: Meter().observe,
-            fallback=self._writer,
-        )
+        self._writer, synchronous_writer = _make_writers(self._options, collector, self._open_store)
         self._actors = DeclaredActors()
         self._sink = TransitionSink(self._options, self._writer, synchronous_writer)
         self._tracker = Tracker(self._options, collector, self._actors, self._sink)
@@ -188,20 +174,24 @@ class StateMiddleware(dramatiq.Middleware):
         self._sink.stopping_since = None
 
     def _track(
-        self, step: Callable[..., None], broker: dramatiq.Broker, given: Any, *arguments: Any
+        self,
+        step: Callable[..., None],
+        broker: dramatiq.Broker,
+        message_proxy: Any,
+        *arguments: Any,
     ) -> bool:
         """Take a step of the tracker if the message is tracked; return whether it is.
 
         Parameters:
           step(Callable): A method of ``Tracker``.
-          given(Message): The message as Dramatiq gave it to the hook.  It may be a proxy that lives
-            as long as one run.  Reading an attribute through a proxy costs a call in Python, so the
-            step gets the message itself as well.
+          message_proxy(Message): The message as Dramatiq passes it to the hook: a proxy or the
+            message itself.  Each attribute of a proxy costs a call in Python, so the step gets the
+            message itself as well.
         """
-        message = given
+        message = message_proxy
         try:
-            if isinstance(given, MessageProxy):
-                message = given._message
+            if isinstance(message_proxy, MessageProxy):
+                message = message_proxy._message
             for_state = message.kwargs.get(FOR_STATE)
             if for_state is None:
                 for_state = message.options.get(FOR_STATE)
@@ -215,9 +205,9 @@ class StateMiddleware(dramatiq.Middleware):
             if not isinstance(for_state, dict):
                 _log_wrong_type(message, for_state)
                 return False
-            step(self._tracker, broker, given, message, for_state, *arguments)
+            step(self._tracker, broker, message_proxy, message, for_state, *arguments)
         except (NotCommittedError, ForStateError):
-            raise  # Dramatiq, or the code that sends the message, is to have it.
+            raise  # For Dramatiq, or for the code that sends the message.
         except Exception:
             logger.exception(*_log_arguments(step, message))
         return True
@@ -234,6 +224,28 @@ class StateMiddleware(dramatiq.Middleware):
         from taskstate.stores.selection import open_store
 
         return open_store(self._options.store, _has_receivers)
+
+
+def _make_writers(
+    options: Options, collector: FieldCollector, open_store: Callable[[], Store]
+) -> tuple[Writer, SynchronousWriter]:
+    writer = Writer(
+        options=options,
+        normalize=collector.normalize,
+        open_store=open_store,
+        announce=_announce,
+        register=lifecycle.register,
+        make_observer=_make_observer,
+    )
+    synchronous_writer = SynchronousWriter(
+        normalize=collector.normalize,
+        open_store=open_store,
+        announce=_announce,
+        register=lifecycle.register,
+        make_observer=_make_observer,
+        fallback=writer,
+    )
+    return writer, synchronous_writer
 
 
 def _log_wrong_type(message: Any, for_state: object) -> None:
@@ -253,6 +265,10 @@ def _log_arguments(step: Callable[..., None], message: Any) -> tuple[str, ...]:
         for_log(message.message_id),
         for_log(message.actor_name),
     )
+
+
+def _make_observer() -> Observer:
+    return Meter().observe
 
 
 def _has_receivers() -> bool:

@@ -7,7 +7,7 @@ import time
 from typing import Callable, Sequence
 
 from taskstate.stores import BadDataError, Change, Store, TimeLimitError, Written
-from taskstate.stores.errors import Blocker, find_blocker, summarize
+from taskstate.stores.errors import log_level, summarize
 from taskstate.transitions import sanitize
 from taskstate.transitions.pending import PendingTask
 from taskstate.transitions.transition import Transition
@@ -47,7 +47,7 @@ class Flusher:
     """Commits batches through a store, in the thread that writes.
 
     Parameters:
-      open_store(Callable): Returns the store.  Called in the thread that writes first.
+      open_store(Callable): Returns a store for the calling thread.
       stats(StatsRecorder): Counts what was done.
       clock(Callable): Returns monotonic seconds.
       owns_connections(bool): Whether this thread uses its database connections for nothing else,
@@ -90,7 +90,11 @@ class Flusher:
                 try:
                     written = self._ready_store().write(parts[-1])
                 except (BadDataError, TimeLimitError) as error:
-                    parts[-1:] = self._split(parts[-1], error, result)
+                    if len(parts[-1]) > 1:
+                        parts[-1:] = _halves(parts[-1])
+                    else:
+                        self._handle_bad_row(parts[-1][0], error, result)
+                        parts.pop()
                 else:
                     # Recorded first: if that is interrupted, the part is written again.
                     self._record_commit(parts[-1], written, started, result)
@@ -133,18 +137,11 @@ class Flusher:
             last_flush_seconds=seconds,
         )
 
-    def _split(
-        self,
-        part: Sequence[PendingTask],
-        error: BadDataError | TimeLimitError,
-        result: FlushResult,
-    ) -> list[Sequence[PendingTask]]:
-        """Return what remains to be committed of a part that failed: its halves.  A part of a
-        single row is handled here, and nothing remains."""
-        if len(part) > 1:
-            middle = len(part) // 2
-            return [part[middle:], part[:middle]]
-        (pending,) = part
+    def _handle_bad_row(
+        self, pending: PendingTask, error: BadDataError | TimeLimitError, result: FlushResult
+    ) -> None:
+        """Handle a single row that failed: write it without its free texts, or reject it.  If it
+        takes too long, it is tried again later."""
         try:
             if isinstance(error, TimeLimitError):
                 raise error
@@ -156,7 +153,6 @@ class Flusher:
                 raise too_slow.__cause__ or too_slow  # noqa: B904 - it is the cause
             pending.maybe_committed = True
             result.slow.append((pending, too_slow))
-        return []
 
     def _write_without_texts(
         self, pending: PendingTask, rejection: BadDataError, result: FlushResult
@@ -251,6 +247,12 @@ class Flusher:
         return store
 
 
+def _halves(part: Sequence[PendingTask]) -> list[Sequence[PendingTask]]:
+    """Return the halves of a part.  The first one comes last, since the last part is the next."""
+    middle = len(part) // 2
+    return [part[middle:], part[:middle]]
+
+
 def _log_rejections(rejected: Sequence[PendingTask], out_of: int) -> None:
     """Log the rejected rows of a batch that were not logged yet."""
     for start in range(REJECTIONS_EACH, len(rejected), REJECTIONS_SHARED):
@@ -278,6 +280,5 @@ def _quietly(step: Callable[[], None]) -> None:
     try:
         step()
     except Exception as error:
-        is_forbidden = find_blocker(error) is Blocker.FORBIDDEN
-        level = logging.DEBUG if is_forbidden else logging.ERROR
-        logger.log(level, "The writer could not close a database connection.", exc_info=True)
+        text = "The writer could not close a database connection."
+        logger.log(log_level(error), text, exc_info=True)

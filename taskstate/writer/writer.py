@@ -28,10 +28,10 @@ class Writer:
       options(Options): The settings in force.
       normalize(Callable): Normalizes the fields of a transition; returns None if its message can't
         be tracked.
-      open_store(Callable): Returns the store.  Called in the thread that writes first.
+      open_store(Callable): Returns a store for the calling thread.
       announce(Callable): Called with each change after its commit.
-      register(Callable): Called with the writer before its thread starts, so that the process stops
-        it at exit and prepares it for forks.
+      register(Callable): Called with the writer before it writes, so that the process includes it
+        in its statistics, stops it at exit, and prepares it for forks.
       make_observer(Callable): Returns an observer of the statistics, for metrics.  A forked child
         gets a new one.
       clock(Callable): Returns monotonic seconds.
