@@ -279,12 +279,17 @@ def left_usable(connection: BaseDatabaseWrapper) -> Iterator[None]:
                 _end_pooled(connection)
                 BaseDatabaseWrapper.close(connection)
             elif was_in_autocommit and not connection.autocommit:
-                with contextlib.suppress(Error):  # It is broken.  The next try closes it.
-                    connection.rollback()
-                    # Not set_autocommit(), since that calls ensure_connection().
-                    connection._set_autocommit(autocommit=True)  # type: ignore[attr-defined]
-                    connection.autocommit = True
+                _return_to_autocommit(connection)
         raise
+
+
+def _return_to_autocommit(connection: BaseDatabaseWrapper) -> None:
+    """Roll back, and turn autocommit on without ``set_autocommit``, which calls
+    ``ensure_connection``."""
+    with contextlib.suppress(Error):  # It is broken.  The next try closes it.
+        connection.rollback()
+        connection._set_autocommit(autocommit=True)  # type: ignore[attr-defined]
+        connection.autocommit = True
 
 
 def _ensure_autocommit(connection: BaseDatabaseWrapper) -> None:

@@ -29,9 +29,9 @@ Row = Dict[str, Any]
 class _Comparison(NamedTuple):
     """A batch, compared with the rows that the database has."""
 
-    #: The new rows that are greater than the database's, or that this store has inserted.
+    #: The rows that the batch changes, or has changed already.
     changed: list[Task]
-    #: Those of them that are not written yet.
+    #: Those of them that are not written yet: they are greater than the database's.
     to_update: list[Task]
 
 
@@ -101,8 +101,9 @@ def _compare(
     Parameters:
       tasks(dict): The rows to be written, by key.
       rows(dict): The rows that the database has, by key.
-      maybe_ours(set): The keys of rows that this store has inserted, now or in an earlier try whose
-        reply was lost.  Such a row counts as changed if it is equal to the one to be written.
+      maybe_ours(set): The keys of rows that this store may have written: by the insert just before,
+        or in an earlier try whose reply was lost.  If such a row is equal to the one to be written,
+        it counts as changed.
     """
     changed: list[Task] = []
     to_update: list[Task] = []
@@ -121,7 +122,8 @@ def _compare(
 
 
 def _lock_rows(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
-    """Lock the rows of ``keys`` that exist, in the order of their keys, and return them."""
+    """Lock the rows of ``keys`` that exist, and return them.  The order of the keys prevents
+    deadlocks; see ``DatabaseStore._write_fenced``."""
     rows: dict[uuid.UUID, Row] = {}
     for some in in_portions(sorted(keys), connection):
         query = Task._base_manager.using(connection.alias).filter(pk__in=some).order_by("pk")

@@ -86,19 +86,7 @@ class Flusher:
         self.in_flight = len(batch)
         try:
             while parts:
-                started = self._clock()
-                try:
-                    written = self._ready_store().write(parts[-1])
-                except (BadDataError, TimeLimitError) as error:
-                    if len(parts[-1]) > 1:
-                        parts[-1:] = _halves(parts[-1])
-                    else:
-                        self._handle_bad_row(parts[-1][0], error, result)
-                        parts.pop()
-                else:
-                    # Recorded first: if that is interrupted, the part is written again.
-                    self._record_commit(parts[-1], written, started, result)
-                    parts.pop()
+                self._commit_last(parts, result)
         except BaseException as error:  # noqa: BLE001 - the caller handles it
             result.error = error
             # This part may have been committed, and the reply lost.
@@ -110,6 +98,23 @@ class Flusher:
         self.in_flight = 0
         _log_rejections(result.rejected, out_of=len(batch))
         return result
+
+    def _commit_last(self, parts: list[Sequence[PendingTask]], result: FlushResult) -> None:
+        """Commit the last part, and remove it.  If it fails, replace it by its halves, or handle
+        its only row."""
+        part = parts[-1]
+        started = self._clock()
+        try:
+            written = self._ready_store().write(part)
+        except (BadDataError, TimeLimitError) as error:
+            if len(part) > 1:
+                parts[-1:] = _halves(part)
+                return
+            self._handle_bad_row(part[0], error, result)
+        else:
+            # Recorded before it is removed: if that is interrupted, the part is written again.
+            self._record_commit(part, written, started, result)
+        parts.pop()
 
     def _ready_store(self) -> Store:
         store = self._store = self._store or self._open_store()
@@ -210,14 +215,7 @@ class Flusher:
         result.rejected.append(pending)
         self._stats.add(rejected=1, last_error=summarize(error))
         if len(result.rejected) <= REJECTIONS_EACH:
-            logger.error(
-                "The state of task %s (%s, actor %s) is not written, because the database rejects "
-                "it as bad data: %s",
-                pending.latest.message_id,
-                pending.latest.status.value,
-                for_log(pending.latest.fields.actor_name),
-                error,
-            )
+            _log_rejection(pending.latest, error)
 
     # The store.
 
@@ -251,6 +249,17 @@ def _halves(part: Sequence[PendingTask]) -> list[Sequence[PendingTask]]:
     """Return the halves of a part.  The first one comes last, since the last part is the next."""
     middle = len(part) // 2
     return [part[middle:], part[:middle]]
+
+
+def _log_rejection(transition: Transition, error: BadDataError | TimeLimitError) -> None:
+    logger.error(
+        "The state of task %s (%s, actor %s) is not written, because the database rejects it as "
+        "bad data: %s",
+        transition.message_id,
+        transition.status.value,
+        for_log(transition.fields.actor_name),
+        error,
+    )
 
 
 def _log_rejections(rejected: Sequence[PendingTask], out_of: int) -> None:
