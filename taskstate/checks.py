@@ -45,7 +45,7 @@ def check_store(databases: Collection[str] | None = None, **_: Any) -> list[Chec
     if obstacle is None:
         return []
     text = f"TASKSTATE: STORE is 'upsert', but {obstacle.reason}."
-    return [Error(text, hint=obstacle.cure, id="taskstate.E008")]
+    return [Error(text, hint=obstacle.hint, id="taskstate.E008")]
 
 
 def check_tables(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:

@@ -102,9 +102,9 @@ class TaskAccess:
         if self._request is None:
             return Task.objects.none()
         if self._site_tasks is not None:
-            return self._within_tenant(self._site_tasks)
+            return within_tenant(self._site_tasks, self._tenant)
         if self.viewer.is_staff:
-            return self._within_tenant(Task.objects.all())
+            return within_tenant(Task.objects.all(), self._tenant)
         return self._of_user(Task.objects.all())
 
     @cached_property
@@ -120,9 +120,6 @@ class TaskAccess:
     def _tenant(self) -> str | None:
         # None has the queryset ask for the tenant: the viewer knows it only if there is a user.
         return None if self.viewer.user_pk is None else self.viewer.tenant
-
-    def _within_tenant(self, tasks: TaskQuerySet) -> TaskQuerySet:
-        return tasks if conf.TENANT.function is None else tasks.for_tenant(self._tenant)
 
     def _of_user(self, tasks: TaskQuerySet) -> TaskQuerySet:
         if self.viewer.user_pk is None:

@@ -16,11 +16,11 @@ from taskstate.stores.errors import (
     exc_info,
     find_blocker,
     is_bad_data,
+    is_client_rejection,
     is_conflict,
     is_contention,
     is_disconnect,
     is_time_limit,
-    is_unfit_value,
     summarize,
 )
 
@@ -105,7 +105,7 @@ def test_bad_data(error):
 @pytest.mark.parametrize("error", REJECTED_BY_CLIENT, ids=repr)
 def test_errors_of_the_client_mean_that_a_value_is_not_valid(error):
     """Bad data too, where it comes from preparing the values of a batch, and nowhere else."""
-    assert is_unfit_value(error)
+    assert is_client_rejection(error)
     assert not is_bad_data(error)
 
 
@@ -116,7 +116,7 @@ def test_errors_of_the_client_mean_that_a_value_is_not_valid(error):
 )
 def test_other_errors_do_not_mean_that_a_value_is_not_valid(error):
     """The database's own errors, and those of the machine."""
-    assert not is_unfit_value(error)
+    assert not is_client_rejection(error)
 
 
 @pytest.mark.parametrize("error", TIME_LIMITS, ids=repr)

@@ -160,7 +160,7 @@ def reading(version, age):
     return _Reading(version, age, asked_at=99.0, answered_at=100.0)
 
 
-KNOWN = Fence(version=10, cleared_at=20.0, seen_at=50.0)
+KNOWN = Fence(watermark=10, cleared_at=20.0, seen_at=50.0)
 
 
 @pytest.mark.parametrize(

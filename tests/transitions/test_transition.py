@@ -15,7 +15,7 @@ from taskstate.transitions.rank import (
     time_of,
 )
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import newest, sort_key
+from taskstate.transitions.transition import greater, sort_key
 from tests.support.factories import START, make_transition
 from tests.support.strategies import transitions
 
@@ -71,22 +71,22 @@ def test_ties_go_to_the_higher_status():
 @given(transitions(), transitions(), transitions())
 def test_the_merge_is_commutative_associative_and_idempotent(one, two, three):
     """Late, repeated and reordered writes end in the same row."""
-    assert newest(one, two) == newest(two, one)
-    assert newest(newest(one, two), three) == newest(one, newest(two, three))
-    assert newest(one, one) == one
+    assert greater(one, two) == greater(two, one)
+    assert greater(greater(one, two), three) == greater(one, greater(two, three))
+    assert greater(one, one) == one
 
 
 @given(st.lists(transitions(), min_size=1))
-def test_the_newest_transition_is_the_greatest_by_sort_key(transitions):
+def test_the_greater_transition_is_the_greatest_by_sort_key(transitions):
     """Merging any number of transitions means taking their maximum."""
     winner = transitions[0]
     for transition in transitions[1:]:
-        winner = newest(winner, transition)
+        winner = greater(winner, transition)
 
     assert winner == max(transitions, key=sort_key)
 
 
-def test_the_newest_of_equal_ranks_does_not_depend_on_the_order():
+def test_the_greater_of_equal_ranks_does_not_depend_on_the_order():
     """Of each pair of different transitions the same one wins, whichever comes first."""
     rank = {"status": Status.RUNNING, "at": START}
     transitions = [
@@ -99,4 +99,4 @@ def test_the_newest_of_equal_ranks_does_not_depend_on_the_order():
         make_transition(**rank, attempt=1, happened_at=0),
     ]
     for one, other in itertools.combinations(transitions, 2):
-        assert newest(one, other) is newest(other, one)
+        assert greater(one, other) is greater(other, one)
