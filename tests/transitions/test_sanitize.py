@@ -228,3 +228,12 @@ def test_a_member_of_an_enumeration_is_its_value():
 
     assert sanitize.clean_text(App.SHOP, 100) == "shop"
     assert type(sanitize.clean_text(App.SHOP, 100)) is str
+
+
+@pytest.mark.parametrize("value", [-10, 100])
+def test_the_ends_of_the_range_are_valid_keys(value):
+    """As a number and as text."""
+    assert number_key().clean(value) == value
+    assert number_key().clean(str(value)) == value
+    with pytest.raises(ValueError, match="it is not between -10 and 100"):
+        number_key().clean(str(value + (1 if value > 0 else -1)))

@@ -865,3 +865,56 @@ def test_texts_that_were_counted_too_long_are_forgotten():
     buffer.coalesce()
 
     assert not buffer.queue._units
+
+
+# The limits themselves.
+
+
+def test_exactly_the_limits_are_allowed():
+    """Nothing is dropped before a limit is exceeded, and then one message only."""
+    first, second, third = (make_transition(message_id=make_id(n)) for n in (1, 2, 3))
+    size = pushed(first, second).memory
+
+    by_size = pushed(first, second, max_bytes=size)
+    assert (by_size.dropped, by_size.messages, by_size.exceeded) == (0, 2, "")
+    by_number = pushed(first, second, max_pending=2)
+    assert (by_number.dropped, by_number.messages, by_number.exceeded) == (0, 2, "")
+
+    for buffer, setting in [(by_size, "MAX_PENDING_BYTES"), (by_number, "MAX_PENDING")]:
+        buffer.push(third)
+        buffer.coalesce()
+        assert (buffer.dropped, buffer.messages, buffer.exceeded) == (1, 2, setting)
+
+
+@pytest.mark.parametrize(
+    ("messages", "text_bytes", "expected"),
+    [(0, 0, True), (5, 0, True), (6, 0, False), (1, MIB // 2 - 1_000, True), (1, MIB // 2, False)],
+)
+def test_half_empty_is_at_most_half_of_both_limits(messages, text_bytes, expected):
+    """By messages and by bytes; only then is the end of an overflow logged."""
+    texts = {"result": "x" * text_bytes} if text_bytes else {}
+    facts = [make_transition(message_id=make_id(n), **texts) for n in range(messages)]
+    buffer = pushed(*facts, max_pending=10, max_bytes=MIB)
+
+    assert buffer.is_half_empty is expected
+
+
+def test_a_transition_that_can_not_be_normalized_changes_nothing():
+    """Of two with an equal rank: the one that is pending stays."""
+    first, second = (make_transition(at=START, queue_name=name) for name in ("a", "b"))
+    buffer = Buffer(10, normalize=lambda t: None if t is second else t)
+    for transition in (first, second):
+        buffer.push(transition)
+    buffer.coalesce()
+
+    (entry,) = buffer.pop_batch(MANY)
+    assert entry.latest is first
+
+
+def test_a_history_takes_memory():
+    """Each rank that is remembered counts."""
+    facts = [make_transition(status, error="x") for status in (Status.DELAYED, Status.FAILED)]
+    alone, both = make_pending(facts[1]), make_pending(*facts)
+
+    assert both.latest is alone.latest
+    assert both.memory > alone.memory
