@@ -326,7 +326,7 @@ MYSQL_BAD = """
 """
 
 
-@pytest.mark.parametrize("code", map(int, MYSQL_BAD.split()))
+@pytest.mark.parametrize("code", [int(code) for code in MYSQL_BAD.split()])
 def test_each_code_of_mysql_for_bad_data(code):
     """MariaDB's and MySQL's, as their manuals list them."""
     assert is_bad_data(mysql(code))

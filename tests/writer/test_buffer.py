@@ -918,3 +918,30 @@ def test_a_history_takes_memory():
 
     assert both.latest is alone.latest
     assert both.memory > alone.memory
+
+
+def test_a_batch_takes_exactly_what_a_statement_may(monkeypatch):
+    """And a message that is too large by itself alone: the database decides about it."""
+    facts = [make_transition(message_id=make_id(n), error="x") for n in (1, 2, 3)]
+    size = make_pending(facts[0]).statement_bytes()
+
+    monkeypatch.setattr(buffer_module, "MAX_BATCH_BYTES", 2 * size)
+    assert len(pushed(*facts).pop_batch(MANY)) == 2
+    monkeypatch.setattr(buffer_module, "MAX_BATCH_BYTES", size - 1)
+    assert len(pushed(*facts).pop_batch(MANY)) == 1
+
+
+def test_a_deferred_transition_is_made_when_it_is_coalesced():
+    """It has the values of that moment."""
+
+    class Deferred(Report):
+        def to_transition(self):
+            return progress(7)
+
+    buffer = Buffer(10, normalize=as_it_is)
+    deferred = Deferred()
+    buffer.push_deferred(deferred)
+
+    assert buffer.coalesce() == 1
+    (entry,) = buffer.pop_batch(MANY)
+    assert entry.latest.details.progress == 7
