@@ -945,3 +945,13 @@ def test_a_deferred_transition_is_made_when_it_is_coalesced():
     assert buffer.coalesce() == 1
     (entry,) = buffer.pop_batch(MANY)
     assert entry.latest.details.progress == 7
+
+
+def test_without_any_room_only_the_newest_transition_stays():
+    """A push never drops what it has just added."""
+    buffer = Buffer(MANY, normalize=as_it_is, max_bytes=0)
+    for number in (1, 2, 3):
+        buffer.push(make_transition(message_id=make_id(number)))
+
+        assert len(buffer.queue) == 1
+        assert buffer.dropped == number - 1
