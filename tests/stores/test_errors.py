@@ -247,6 +247,7 @@ def server_says(text, code="23514"):
         ),
         (OperationalError("no such table: x."), "OperationalError: no such table: x"),
         (ValueError("Field 'id' expected a number but got 'secret'."), GOT),
+        (ValueError("Field 'id' expected a number but got sec\nret."), GOT),
         (ValueError("invalid literal for int() with base 10: 'secret'"), LITERAL),
         (ValidationError("“secret” is not a valid UUID."), INVALID),
         (KeyError("secret"), "KeyError: …"),

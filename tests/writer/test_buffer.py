@@ -955,3 +955,56 @@ def test_without_any_room_only_the_newest_transition_stays():
 
         assert len(buffer.queue) == 1
         assert buffer.dropped == number - 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("actor_name", "queue_name", "description", "model_name", "app_name", "tenant"),
+        *("error", "traceback", "result", "metadata", "stored_message"),
+    ],
+)
+def test_each_text_counts_in_a_statement(name):
+    """With the greatest size that a character may have."""
+    (short, long) = (make_pending(make_transition(**{name: "x" * n})) for n in (0, 1_000))
+
+    assert long.statement_bytes() - short.statement_bytes() == 7_000
+
+
+def test_as_many_messages_are_dropped_as_the_limit_demands():
+    """One byte too many costs one more message."""
+    facts = [make_transition(message_id=make_id(n)) for n in (1, 2, 3)]
+    size = pushed(facts[0]).memory
+
+    assert pushed(*facts, max_bytes=2 * size).messages == 2
+    assert pushed(*facts, max_bytes=2 * size - 1).messages == 1
+
+
+@pytest.mark.parametrize("name", ["metadata", "stored_message", "result"])
+def test_each_large_text_counts_before_it_is_coalesced(name):
+    """Transitions may have one of them alone."""
+    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer.push(make_transition(**{name: "x" * 64_000}))
+
+    assert buffer.memory == pytest.approx(64_000 + TRANSITION_BYTES, rel=0.02)
+
+
+def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
+    """Those that are pushed while the writer coalesces."""
+
+    merge = Buffer._merge
+
+    def push_one_more(buffer, transition):
+        if transition.message_id == make_id(1):
+            buffer.push(make_large(2))
+        return merge(buffer, transition)
+
+    monkeypatch.setattr(Buffer, "_merge", push_one_more)
+    buffer = Buffer(MANY, normalize=as_it_is)
+    for number in (0, 1):
+        buffer.push(make_large(number))
+    buffer.queue._items.popleft()
+    buffer.coalesce()
+
+    assert len(buffer.queue._items) == 1
+    assert len(buffer.queue._units) * 512 == pytest.approx(64_000, rel=0.01)
