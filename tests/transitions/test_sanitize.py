@@ -343,3 +343,12 @@ def test_ids_of_tasks():
     assert [sanitize.to_uuid(task) for task in (message, key, str(key))] == [key] * 3
     with pytest.raises(ValueError, match="'seven' is not a message, a task, or the id of one"):
         sanitize.to_uuid("seven")
+
+
+def test_the_longest_text_that_is_parsed():
+    """A longer one can't be a key of any model."""
+    key = sanitize.UserKey(str, 0, 0, max_length=None)
+
+    assert key.clean("x" * 255) == "x" * 255
+    with pytest.raises(ValueError, match="longer than any primary key"):
+        key.clean("x" * 256)

@@ -141,3 +141,11 @@ def test_what_counts_as_details():
     assert make_transition(progress=1.0).has_details
     assert make_transition(metadata="{}").has_details
     assert make_transition(stored_message="{}").has_details
+
+
+def test_what_is_read_from_its_rank():
+    """Its status and its time."""
+    transition = make_transition(Status.SKIPPED, at=START + 5)
+
+    assert transition.status is Status.SKIPPED
+    assert transition.time == START + 5

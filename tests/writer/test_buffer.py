@@ -1008,3 +1008,62 @@ def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
 
     assert len(buffer.queue._items) == 1
     assert len(buffer.queue._units) * 512 == pytest.approx(64_000, rel=0.01)
+
+
+def test_half_of_the_bytes_exactly_is_half_empty():
+    """One byte more is not."""
+    fact = make_transition()
+    size = pushed(fact).memory
+
+    assert pushed(fact, max_bytes=2 * size).is_half_empty
+    assert not pushed(fact, max_bytes=2 * size - 1).is_half_empty
+
+
+def test_newer_texts_count_after_a_failed_flush():
+    """They are merged into what is put back."""
+    buffer = pushed(make_transition(message_id=make_id(1)))
+    failed = buffer.pop_batch(MANY)
+    buffer.push(make_large(1))
+    buffer.coalesce()
+    buffer.requeue(failed)
+
+    assert buffer.memory > 64_000
+
+
+def test_whoever_waits_for_a_newer_transition_that_can_not_be_normalized_goes_on():
+    """What was pushed before it is still written."""
+    buffer = pushed(make_transition())
+    failed = buffer.pop_batch(MANY)
+    latch = awaited(buffer, make_transition(Status.DONE))
+    buffer.coalesce()
+    buffer._normalize = lambda transition: None
+    buffer.requeue(failed)
+    buffer._normalize = as_it_is
+
+    assert is_open(latch)
+    (entry,) = buffer.pop_batch(MANY)
+    assert entry.latest.status is Status.ENQUEUED
+
+
+def test_deferred_transitions_are_bounded_too():
+    """Each one that is dropped is told so; those that wait are told after a fork."""
+    buffer = Buffer(2, normalize=as_it_is)
+    limit = 2 * RAW_PER_MESSAGE
+    reports = [Report() for _ in range(limit + 3)]
+    for report in reports:
+        buffer.push_deferred(report)
+
+    assert (len(buffer), buffer.dropped) == (limit, 3)
+    assert [report.is_dropped for report in reports] == [True] * 3 + [False] * limit
+    buffer.queue.notify_dropped()
+    assert all(report.is_dropped for report in reports)
+
+
+def test_the_limit_that_was_exceeded_is_named():
+    """As many items as are allowed may still be too many bytes."""
+    buffer = Buffer(1, normalize=as_it_is, max_bytes=200_000)
+    for number in range(RAW_PER_MESSAGE):
+        buffer.push(make_large(number))
+
+    assert buffer.dropped == 1
+    assert buffer.exceeded == "MAX_PENDING_BYTES"
