@@ -2,11 +2,13 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taskstate.transitions.rank import (
     MAX_TIME,
+    is_running,
     join_rank,
     pack_rank,
     rank_below_stamp,
@@ -100,3 +102,50 @@ def test_the_greater_of_equal_ranks_does_not_depend_on_the_order():
     ]
     for one, other in itertools.combinations(transitions, 2):
         assert greater(one, other) is greater(other, one)
+
+
+@pytest.mark.parametrize(
+    ("status", "phase", "order"),
+    [
+        (Status.ENQUEUED, 0, 0),
+        (Status.DELAYED, 0, 1),
+        (Status.RUNNING, 1, 0),
+        (Status.DONE, 2, 0),
+        (Status.SKIPPED, 2, 1),
+        (Status.FAILED, 2, 2),
+    ],
+)
+def test_the_layout_of_a_rank_is_fixed(status, phase, order):
+    """Ranks are stored, and compared with those of other releases."""
+    rank = pack_rank(status, 5, 7)
+
+    assert rank == 5 << 46 | phase << 44 | 7 << 2 | order
+    assert stamp_of(rank) == 5
+    assert rank_below_stamp(rank) == phase << 44 | 7 << 2 | order
+    assert is_running(rank) == (status is Status.RUNNING)
+    assert MAX_TIME == 2**42 - 1
+
+
+def test_users_decide_between_transitions_that_are_equal_otherwise():
+    """None is less than every user, whichever transition comes first."""
+    at = {"status": Status.RUNNING, "at": START, "happened_at": 0}
+    nobody, one, other = (make_transition(**at, user_pk=key) for key in (None, 1, 2))
+
+    for lesser, more in [(nobody, one), (nobody, other), (one, other)]:
+        assert greater(lesser, more) is greater(more, lesser) is more
+
+
+def test_what_counts_as_rare_values():
+    """Each of the values that most transitions don't have."""
+    assert not make_transition().has_rare_values
+    assert make_transition(progress=1.0).has_rare_values
+    assert make_transition(metadata="{}").has_rare_values
+    assert make_transition(stored_message="{}").has_rare_values
+
+
+def test_what_is_read_from_its_rank():
+    """Its status and its time."""
+    transition = make_transition(Status.SKIPPED, at=START + 5)
+
+    assert transition.status is Status.SKIPPED
+    assert transition.time == START + 5
