@@ -4,7 +4,7 @@ The page, its JSON and events, the template tags and the admin all ask this modu
 
 - Users see their own tasks.  Staff with the permission ``taskstate.view_task`` see all tasks.
 - ``TASKSTATE["VISIBLE_TASKS"]``, if it is set, replaces the rule above.
-- Nobody sees tasks of another tenant.
+- No user sees tasks of another tenant.
 - Only staff with the permission see the message of an exception.  Others see ``user_error``, the
   text that was written for users.  ``VISIBLE_TASKS`` does not change that.
 
@@ -134,7 +134,7 @@ def tasks_in_admin(request: HttpRequest) -> TaskQuerySet:
 
 
 def _make_viewer(request: HttpRequest | None) -> Viewer:
-    """Return the viewer of a request, without a user if nobody is signed in.
+    """Return the viewer of a request, without a user if no user is signed in.
 
     In an async view there is no user either if the user would have to be loaded, or if ``TENANT``
     is set: it might name the tenant that another request has set in this thread.

@@ -564,8 +564,11 @@ def test_as_many_messages_are_dropped_as_the_limit_demands():
     transitions = [make_transition(message_id=make_id(n)) for n in (1, 2, 3)]
     size = pushed(transitions[0]).memory
 
-    assert pushed(*transitions, max_bytes=2 * size).messages == 2
-    assert pushed(*transitions, max_bytes=2 * size - 1).messages == 1
+    for limit, messages in [(2 * size, 2), (2 * size - 1, 1)]:
+        buffer = pushed(*transitions)
+        buffer.set_limits(100, limit)
+        buffer.coalesce()
+        assert buffer.messages == messages
 
 
 def test_half_of_the_bytes_exactly_is_half_empty():
