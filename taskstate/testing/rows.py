@@ -7,6 +7,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from django.core.exceptions import ValidationError
 from django.db import OperationalError
 
 from taskstate.utils.sync import Deadline
@@ -43,6 +44,8 @@ def find_task(key: uuid.UUID | str, seconds: float = LOCK_SECONDS) -> Task | Non
     while True:
         try:
             return Task.objects.filter(pk=key).first()
+        except ValidationError:  # An id that is not a UUID: such a message is not tracked.
+            return None
         except OperationalError as error:
             if not is_locked(error) or not deadline.left():
                 raise

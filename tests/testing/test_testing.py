@@ -178,6 +178,16 @@ def test_what_is_delayed_can_be_left_alone(in_a_test_case, settings, shop):
     in_a_test_case(test)
 
 
+def test_a_message_whose_id_is_no_uuid_runs_without_a_task(sqlite, shop):
+    """It is not tracked, as in a worker."""
+    record = shop.recorder("record")
+    message = record.message_with_options(args=(1,), for_state={})
+    shop.broker.enqueue(message.copy(message_id="nightly"))
+
+    assert run_messages(shop.broker) == []
+    assert shop.ran == [("record", 1)]
+
+
 def test_a_task_leaves_other_messages_alone(sqlite, shop):
     """They keep their order, and wait for ``run_messages``."""
     record = shop.recorder("record")
