@@ -70,7 +70,8 @@ def flush(timeout: float | None = None) -> bool:
 
     Parameters:
       timeout(float): How many seconds to wait.  None waits as long as it takes, even during an
-        outage.
+        outage, unless waiting can't help: if the table is missing, or a test forbids access to the
+        database, it returns after one try.
 
     Returns:
       bool: False if not everything was committed in time.  The rest stays pending.
