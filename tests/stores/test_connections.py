@@ -6,7 +6,7 @@ import time
 
 import django
 import pytest
-from django.db import DatabaseError, IntegrityError, OperationalError, connections
+from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 
 import taskstate
@@ -399,3 +399,13 @@ def test_a_conflict_is_tried_again_a_few_times(sqlite, make_store, monkeypatch):
         store.write([make_pending(make_transition())])
 
     assert len(tries) == base.TRIES
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_it_knows_whether_the_caller_is_in_a_transaction(database, make_store):
+    """It asks about the database of the tasks."""
+    store = make_store()
+
+    assert store.is_in_transaction() is False
+    with transaction.atomic(using=database):
+        assert store.is_in_transaction() is True
