@@ -61,7 +61,8 @@ class PendingTask:
         self.latest = greater(before, transition)
         if not _is_progress(transition):
             self._remember(transition.rank)
-        # Without rare values, the size does not change.
+        # Without rare values only the history has grown, by some bytes: the next measurement counts
+        # them.
         if transition.has_rare_values or before.has_rare_values:
             self._measure()
 
