@@ -100,8 +100,8 @@ def go_on(share):
     """Let the tasks of the page go on.
 
     Parameters:
-      share(float): How much of the moving picture has passed, from 0 to 1.  The mails are run in its
-        first three quarters, and the export ends with them.
+      share(float): How much of the moving picture has passed, from 0 to 1.  Two tasks end after
+        three quarters of it.
     """
     tasks = Task.objects.all()
     passed = min(1, share / 0.75)

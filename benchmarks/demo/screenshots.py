@@ -42,8 +42,8 @@ SHOTS = (
     ("admin-task-dark", FAILED, "admin", DETAIL, "dark"),
     ("admin-task-phone", FAILED, "admin", PHONE_DETAIL, "light"),
 )
-#: The moving picture of the page: how many frames, how long each is shown, in milliseconds, and of how
-#: many colors.
+#: The moving picture of the page: how many frames, how long each is shown, in milliseconds, and how
+#: many colors it has.
 FRAMES = 26
 FRAME_MS = 240
 LAST_FRAME_MS = 2400
