@@ -1,4 +1,4 @@
-"""System checks: each with an id, the offending value and the cure."""
+"""System checks: each has an id, the wrong value, and what to do."""
 
 import pytest
 from django.core import checks
@@ -40,13 +40,13 @@ def test_manage_py_check_runs_them():
         ["tests.test_checks.Ours"],
     ],
 )
-def test_a_good_project_hears_nothing(run, middleware):
+def test_a_correct_project_has_no_warnings(run, middleware):
     """By path, as an instance, as a subclass."""
     assert run(middleware, TASKSTATE={"FLUSH_INTERVAL": 1}) == []
 
 
 def test_the_app_is_missing(settings):
-    """Its own ready() can't say so: whoever makes a middleware has it checked."""
+    """Its own ready() can't report that, so creating a middleware registers the check."""
     assert check_app in checks.registry.registry.get_checks()
     assert check_app() == []
     settings.INSTALLED_APPS = ["django_dramatiq"]
@@ -69,7 +69,7 @@ def test_middleware_missing(run, middleware):
 
 
 def test_no_broker_settings(run, settings):
-    """A project that hasn't got so far hears the same."""
+    """A project that is not finished gets the same message."""
     for value in (None, "stub"):
         settings.DRAMATIQ_BROKER = value
         assert [message.id for message in check_settings()] == ["taskstate.W001"]
@@ -114,7 +114,7 @@ def test_wrong_value(run, value):
         ("TENANT", 7, "taskstate.E004"),
     ],
 )
-def test_functions_that_can_not_be_called(key, value, id_, run):
+def test_functions_of_the_settings_that_can_not_be_called(key, value, id_, run):
     """With the key, the value, and what would be right."""
     (message,) = run(TASKSTATE={key: value})
 
@@ -138,7 +138,7 @@ def test_functions_that_can_not_be_called(key, value, id_, run):
         ([7], "taskstate.E004", "is not a list of dotted paths"),
     ],
 )
-def test_encoders_that_can_not_be_had(value, id_, text, run):
+def test_encoders_that_can_not_be_imported(value, id_, text, run):
     """With the value, and what would be right."""
     (message,) = run(TASKSTATE={"TRUSTED_ENCODERS": value})
 
@@ -245,7 +245,7 @@ def test_no_dictionary(run):
 
 @pytest.mark.parametrize("alias", ["default", "postgres"])
 def test_the_table_of_the_other_project(alias, settings, django_db_setup, django_db_blocker):
-    """It has our table's name and columns of its own: ``migrate`` says so before it breaks it."""
+    """It has our table's name and columns of its own: that is found before ``migrate`` runs."""
     with use_database(alias, settings, django_db_blocker), transaction.atomic(using=alias):
         assert check_tables(databases=[alias]) == []
         with connections[alias].cursor() as cursor:

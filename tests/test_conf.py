@@ -110,8 +110,10 @@ def test_good_values_are_taken(key, value, settings):
 
 
 @pytest.mark.parametrize(("key", "value", "words"), BAD)
-def test_a_bad_value_falls_back_and_is_logged_once(key, value, words, settings, caplog):
-    """The other values count; the message names the key, the value and the cure."""
+def test_the_default_is_used_for_a_bad_value_and_that_is_logged_once(
+    key, value, words, settings, caplog
+):
+    """The other values apply; the message states the key, the value and what to do."""
     settings.TASKSTATE = (
         {key: value, "MAX_BATCH_SIZE": 7} if key != "MAX_BATCH_SIZE" else {key: value}
     )
@@ -130,7 +132,7 @@ def test_a_bad_value_falls_back_and_is_logged_once(key, value, words, settings, 
 
 
 def test_settings_are_read_live(settings):
-    """Whenever Django says that they have changed."""
+    """Whenever Django signals that they have changed."""
     read = conf.Options()
     settings.TASKSTATE = {"MAX_PENDING": 5}
     assert read.max_pending == 5
@@ -174,7 +176,7 @@ def test_no_dictionary(settings, caplog):
 
 
 def test_the_nearest_known_key_is_named():
-    """Whoever mistypes a key is told the right one."""
+    """The message for a mistyped key suggests the right one."""
     for wrong, right in [
         ("FLUSH_INTERVALL", "FLUSH_INTERVAL"),
         ("flush_interval", "FLUSH_INTERVAL"),
@@ -199,7 +201,7 @@ IN_MEMORY = [":memory:", "file:memorydb_default?mode=memory&cache=shared"]
 
 @pytest.mark.parametrize("name", IN_MEMORY)
 def test_synchronous_is_the_default_in_memory(name, database, caplog):
-    """From when the test runner has changed the name, until it changes it back; said once."""
+    """From when the test runner has changed the name, until it changes it back; logged once."""
     caplog.set_level(logging.DEBUG, "taskstate")
     options = [conf.Options() for _ in range(2)]
     was = database["NAME"]
@@ -223,7 +225,7 @@ def test_synchronous_is_what_is_set(database, settings):
     assert values_of(conf.Options(synchronous=True)).synchronous is True
 
 
-def test_a_wrong_value_is_no_value(database, settings, caplog):
+def test_the_default_is_used_for_a_wrong_value_of_synchronous(database, settings, caplog):
     """The default is taken, whichever it is."""
     database["NAME"] = IN_MEMORY[1]
     conf.check_database()
@@ -243,7 +245,7 @@ def test_a_wrong_value_is_no_value(database, settings, caplog):
     ],
 )
 def test_other_databases_are_not_in_memory(entry, database):
-    """Whatever their names; what is wrong with them is for others to say."""
+    """Whatever their names; other checks report what is wrong with them."""
     database.clear()
     database.update(entry)
 
@@ -251,7 +253,7 @@ def test_other_databases_are_not_in_memory(entry, database):
 
 
 def test_a_change_of_the_database_counts_once(database):
-    """Everybody reads the settings again, and then no more."""
+    """All readers read the settings again, and only once."""
     conf.check_database()
     count = conf._state.changes
     database["NAME"] = "another"
@@ -295,8 +297,8 @@ def test_a_function_is_imported_once(settings, monkeypatch):
         (Site.with_request, "which takes other arguments"),
     ],
 )
-def test_a_function_that_can_not_be_had_says_so_when_it_is_called(value, text, settings):
-    """With the key, the value and the cure: the setting is read long before."""
+def test_a_function_that_can_not_be_imported_raises_when_it_is_called(value, text, settings):
+    """The error states the key, the value and what to do.  The setting is read long before."""
     settings.TASKSTATE = {"TENANT": value}
 
     with pytest.raises(ImproperlyConfigured, match="TASKSTATE: TENANT is ") as caught:

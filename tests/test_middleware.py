@@ -45,9 +45,9 @@ def pushed(monkeypatch):
     collector = module.FieldCollector()
 
     def push(writer, transition):
-        fact = collector.normalize(transition)
-        if fact is not None:
-            pushes.append(fact)
+        normalized = collector.normalize(transition)
+        if normalized is not None:
+            pushes.append(normalized)
 
     monkeypatch.setattr(module.Writer, "push", push)
     monkeypatch.setattr(module.SynchronousWriter, "push", push)
@@ -69,8 +69,8 @@ def run_through(state, broker, message):
         call(state, broker, hook, target, arguments)
 
 
-def test_constructing_it_is_inert(monkeypatch):
-    """It is made before models can be imported: no thread, no settings."""
+def test_creating_a_middleware_starts_no_thread(monkeypatch):
+    """It is created before models can be imported, so it reads no settings either."""
     monkeypatch.setattr("taskstate.conf.raw_settings", lambda: pytest.fail("settings were read"))
     before = threading.active_count()
     StateMiddleware(flush_interval=0.2)
@@ -91,7 +91,7 @@ def test_constructing_it_is_inert(monkeypatch):
     ],
 )
 def test_bad_arguments(options, error):
-    """The error names the argument, the value and the cure."""
+    """The error states the argument, the value and what to do."""
     with pytest.raises(ImproperlyConfigured, match=error):
         StateMiddleware(**options)
 
@@ -114,12 +114,12 @@ def test_hooks_never_query(hook, arguments, for_state, broker, monkeypatch):
     """Each hook by itself, with a database that can't even be connected to."""
     queries = []
 
-    def refuse(wrapper, *args, **kwargs):
+    def fail(wrapper, *args, **kwargs):
         queries.append(hook)
         raise RuntimeError("the database is away")
 
     for method in ("connect", "ensure_connection", "cursor"):
-        monkeypatch.setattr(BaseDatabaseWrapper, method, refuse)
+        monkeypatch.setattr(BaseDatabaseWrapper, method, fail)
     monkeypatch.setattr(BackgroundThread, "_start", lambda thread: True)
     state = StateMiddleware()
 
@@ -149,7 +149,7 @@ def test_after_worker_shutdown_never_raises(broker, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_untracked_messages_cost_a_look(broker, pushed, caplog):
+def test_untracked_messages_are_not_changed(broker, pushed, caplog):
     """Nothing is pushed, and nothing is changed about them."""
     caplog.set_level(logging.DEBUG, "taskstate")
     state = StateMiddleware()
@@ -162,8 +162,8 @@ def test_untracked_messages_cost_a_look(broker, pushed, caplog):
     assert "its for_state is a str, not a dict" in caplog.text
 
 
-def test_values_are_made_fit(broker, pushed):
-    """No later code sees the raw value."""
+def test_values_are_normalized(broker, pushed):
+    """The writer gets no raw values."""
     for_state = {
         "user_pk": "12",
         "description": "a\0" + "b" * 300,
@@ -171,12 +171,12 @@ def test_values_are_made_fit(broker, pushed):
         "app_name": None,
     }
     StateMiddleware().after_enqueue(broker, make_message(for_state, actor_name="x" * 400), None)
-    (fact,) = pushed
+    (transition,) = pushed
 
-    assert fact.fields.user_pk == 12
-    assert fact.fields.description == "a" + "b" * 253 + "…"
-    assert (fact.fields.model_name, fact.fields.app_name) == ("['Invoice']", "")
-    assert len(fact.fields.actor_name) == 300
+    assert transition.fields.user_pk == 12
+    assert transition.fields.description == "a" + "b" * 253 + "…"
+    assert (transition.fields.model_name, transition.fields.app_name) == ("['Invoice']", "")
+    assert len(transition.fields.actor_name) == 300
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_bad_user_pk_is_no_user(user_pk, broker, pushed, caplog):
     for _ in range(3):
         state.after_enqueue(broker, make_message({"user_pk": user_pk}), None)
 
-    assert [fact.fields.user_pk for fact in pushed] == [None] * 3
+    assert [transition.fields.user_pk for transition in pushed] == [None] * 3
     (record,) = caplog.records
     assert "A task of actor act is tracked without its user" in record.message
 
@@ -211,7 +211,7 @@ def test_message_ids_are_made_canonical(broker, pushed):
     for text in (str(key), key.hex):
         StateMiddleware().after_enqueue(broker, make_message({}, message_id=text), None)
 
-    assert [fact.message_id for fact in pushed] == [str(key)] * 2
+    assert [transition.message_id for transition in pushed] == [str(key)] * 2
 
 
 @pytest.mark.parametrize("options", [{"taskstate_stamp": "x", "retries": None}, {"retries": -3}])
@@ -234,7 +234,7 @@ def test_the_queue_is_never_the_delay_queue(broker, pushed):
 
 
 def test_hooks_may_repeat_themselves(broker, pushed):
-    """Dramatiq asks for an ack again after a lost connection, and tells an end twice."""
+    """Dramatiq repeats an ack after a lost connection, and calls the hooks of an end twice."""
     state = StateMiddleware()
     message = MessageProxy(make_message({}))
     state.before_process_message(broker, message)
@@ -243,7 +243,7 @@ def test_hooks_may_repeat_themselves(broker, pushed):
     for _ in range(3):
         state.before_ack(broker, message)
 
-    assert [fact.status for fact in pushed] == [Status.RUNNING, Status.FAILED]
+    assert [transition.status for transition in pushed] == [Status.RUNNING, Status.FAILED]
     assert state._tracker._this_thread.run is None, "the thread has left the run"
 
 
@@ -254,7 +254,7 @@ def test_the_ack_of_a_delayed_copy_is_no_end(broker, pushed):
     assert pushed == []
 
 
-def test_a_proxy_that_was_only_enqueued_has_not_run(broker, pushed):
+def test_the_ack_of_a_message_that_was_only_enqueued_is_no_end(broker, pushed):
     """A consumer may hand on what it has fetched: its ack ends nothing."""
     state = StateMiddleware()
     message = MessageProxy(make_message({}))
@@ -289,12 +289,14 @@ def test_the_default_key_of_users(settings, django_db_setup, django_db_blocker):
 
 @pytest.fixture
 def waited(monkeypatch):
-    """The facts that a hook waits for; it is told that they are committed."""
-    facts = []
+    """The transitions that a hook waits for; the wait returns at once, as after a commit."""
+    transitions = []
     monkeypatch.setattr(
-        module.Writer, "push_and_wait", lambda writer, fact, left: facts.append(fact) or True
+        module.Writer,
+        "push_and_wait",
+        lambda writer, transition, left: transitions.append(transition) or True,
     )
-    return facts
+    return transitions
 
 
 def end(state, broker, ack, **outcome):
@@ -320,12 +322,12 @@ def test_final_states_are_waited_for(ack, outcome, status, broker, pushed, waite
     proxy = end(state, broker, ack, **outcome)
     getattr(state, ack)(broker, proxy)
 
-    assert [fact.status for fact in pushed] == [Status.RUNNING]
-    assert [fact.status for fact in waited] == [status]
+    assert [transition.status for transition in pushed] == [Status.RUNNING]
+    assert [transition.status for transition in waited] == [status]
 
 
 def test_a_retry_is_not_waited_for(broker, pushed, waited):
-    """The message is on the queue again: its next run tells how it ends."""
+    """The message is in the queue again, and its next run decides how it ends."""
     state = StateMiddleware(flush_before_ack=True)
     proxy = MessageProxy(make_message({}))
     state.before_process_message(broker, proxy)
@@ -335,7 +337,7 @@ def test_a_retry_is_not_waited_for(broker, pushed, waited):
     state.after_process_message(broker, proxy, exception=TimeoutError())
     state.before_ack(broker, proxy)
 
-    assert [fact.status for fact in pushed] == [Status.RUNNING, Status.DELAYED]
+    assert [transition.status for transition in pushed] == [Status.RUNNING, Status.DELAYED]
     assert waited == []
 
 
@@ -345,32 +347,32 @@ def test_the_consumer_thread_never_waits(broker, pushed, waited):
     state.before_ack(broker, MessageProxy(make_message({})))
     state.before_nack(broker, MessageProxy(make_message({})))
 
-    assert [fact.status for fact in pushed] == [Status.FAILED]
+    assert [transition.status for transition in pushed] == [Status.FAILED]
     assert waited == []
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"flush_before_ack": False}, {"flush_before_ack": True, "synchronous": True}]
 )
-def test_nobody_waits_unless_it_is_asked_for(options, broker, pushed, waited):
+def test_no_hook_waits_without_flush_before_ack(options, broker, pushed, waited):
     """And with SYNCHRONOUS the state is written already."""
     state = StateMiddleware(**options)
     end(state, broker, "before_ack", result=None)
 
-    assert [fact.status for fact in pushed] == [Status.RUNNING, Status.DONE]
+    assert [transition.status for transition in pushed] == [Status.RUNNING, Status.DONE]
     assert waited == []
 
 
-def test_a_shutdown_ends_the_waiting(broker, pushed, monkeypatch):
+def test_a_shutdown_ends_the_wait_for_a_commit(broker, pushed, monkeypatch):
     """By the one kind of error that Dramatiq lets through, so that the message is not
     acknowledged; the broker delivers it again."""
-    monkeypatch.setattr(module.Writer, "push_and_wait", lambda writer, fact, left: False)
+    monkeypatch.setattr(module.Writer, "push_and_wait", lambda writer, transition, left: False)
     state = StateMiddleware(flush_before_ack=True)
     with pytest.raises(MiddlewareError, match=r"'done' of message .* could not be written within"):
         end(state, broker, "before_ack", result=None)
 
 
-def test_how_long_is_waited(broker, monkeypatch):
+def test_how_long_a_hook_waits_for_a_commit(broker, monkeypatch):
     """For ever; in a shutdown for its timeout, from the shutdown or from the end of the work."""
     now = 1000.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)

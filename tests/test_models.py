@@ -91,7 +91,7 @@ def test_for_object(target, database):
 
 
 def test_reads_come_from_the_tasks_database(database):
-    """Whatever a router says: that is where the rows are written."""
+    """Routers are not asked, since the rows are written there."""
     write(make_transition())
 
     assert Task.objects.get().pk.int == 1
@@ -120,7 +120,7 @@ def test_the_user_has_no_reverse_name():
 
 
 def test_deleting_a_user_leaves_the_task(database):
-    """The task says who it was for, and no delete has to look for tasks."""
+    """The task still has the user's key, and a delete does not search for tasks."""
     user = get_user_model().objects.using(database).create(username="anna")
     pk = user.pk
     write(make_transition(user_pk=pk))
@@ -175,7 +175,7 @@ def test_users_are_prefetched_from_the_database_of_the_users(lookup, anna, serve
 
 
 def test_a_user_who_is_gone(anna):
-    """Is not replaced by whoever has the key in the database of the tasks."""
+    """Is not replaced by the user with the same key in the database of the tasks."""
     write(make_transition(user_pk=anna.pk))
     anna.delete(using="default")
 
@@ -184,8 +184,8 @@ def test_a_user_who_is_gone(anna):
     assert Task.objects.prefetch_related("user").get().user is None
 
 
-def test_a_router_says_where_users_are(server_database, settings, anna):
-    """And is not told the database of the tasks, which many routers would return."""
+def test_users_are_read_from_the_database_that_a_router_chooses(server_database, settings, anna):
+    """It does not get the database of the tasks as a hint, which many routers would return."""
 
     class Router:
         def db_for_read(self, model, instance=None, **hints):
@@ -292,7 +292,7 @@ def test_for_display_shows_each_result_once(database):
 
 
 def test_only_finished_tasks_are_marked(database):
-    """The result of any other one is still to be shown, however often its id was told."""
+    """The result of any other one is still to be shown, however often its id was marked."""
     write_of_each_status()
     assert Task.mark_seen([make_id(n) for n in range(7)]) == 3
     assert seen(Task.objects.all()) == [3, 4, 5]
@@ -303,7 +303,7 @@ def test_only_finished_tasks_are_marked(database):
 
 
 def test_the_first_time_counts(database):
-    """Whoever tells it again changes nothing."""
+    """Marking it again changes nothing."""
     write(finished_at(START))
     assert Task.mark_seen([make_id(1)]) == 1
     first = Task.objects.get()
@@ -397,7 +397,7 @@ def test_an_index_finds_what_a_user_is_shown(sqlite):
 
 
 def test_a_user_of_number_zero(database):
-    """Django's backend for MariaDB and MySQL refuses it for a key that counts by itself."""
+    """Django's backend for MariaDB and MySQL rejects it for an automatic key."""
     field = get_user_model()._meta.pk
     try:
         field.get_db_prep_save(0, connections[database])

@@ -1,4 +1,4 @@
-"""What several files of the project say of the same thing: releases, versions and commands."""
+"""What several files of the project state about the same thing: releases, versions and commands."""
 
 import re
 import sys

@@ -82,7 +82,7 @@ def test_options_that_were_asked_for_are_kept(broker):
 
 @pytest.mark.parametrize("status", list(Status))
 def test_no_message_counts_twice_for_its_group(broker, status):
-    """Whoever has counted, or may do so yet, leaves the second one none of the group's options."""
+    """The new message has none of the group's options, whether the first one was counted or not."""
     options = {"group_completion_uuid": "x", "group_completion_callbacks": []}
     message = resend(make_task(status, options=options))
 
@@ -128,8 +128,8 @@ def test_a_queue_that_is_gone(broker, queue_name):
         (make_task(text="[" * 100_000), "can't be read"),
     ],
 )
-def test_it_says_why_it_can_not(broker, task, reason):
-    """And sends nothing."""
+def test_an_error_states_why_a_task_can_not_be_resent(broker, task, reason):
+    """Nothing is sent."""
     with pytest.raises(ResendError, match=reason):
         resend(task)
 
@@ -160,7 +160,7 @@ def use_encoder():
 
 @pytest.mark.parametrize("encoder", [PickleEncoder(), OwnEncoder()])
 def test_no_encoder_is_trusted_but_that_of_dramatiq(broker, use_encoder, encoder):
-    """Another one may run what is written in the table; the error names it and the cure."""
+    """Another one may run code from the table; the error names it and states what to do."""
     use_encoder(encoder)
     with pytest.raises(ResendError, match=r"TASKSTATE\['TRUSTED_ENCODERS'\]") as caught:
         resend(make_task(text="cos\nsystem\n(S'exit 1'\ntR."))
@@ -189,7 +189,7 @@ def test_the_reason_can_be_shown_on_a_page(broker):
     assert str(caught.value).encode()
 
 
-def test_it_is_public():
+def test_resend_is_public():
     """By these names."""
     names = {"BrokerUnavailableError", "ResendError", "resend"}
     assert names <= set(taskstate.__all__)

@@ -24,7 +24,7 @@ from taskstate.transitions.status import FINISHED
 from tests.support.factories import make_id, make_pending, make_transition
 from tests.support.harness import Workers
 from tests.support.limits import LIMIT_SECONDS
-from tests.support.logs import heard_by
+from tests.support.logs import logging_to
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -117,7 +117,7 @@ def test_two_statements_a_batch(database):
 
 
 def test_each_batch_is_committed(server_database):
-    """Whoever stops in the middle has deleted the batches so far."""
+    """A delete that is interrupted has deleted the batches so far."""
     write(*(transition(n) for n in range(10)))
     batches = retention.delete(retention.old_tasks(datetime.timedelta(days=1)), 4)
     next(batches)
@@ -156,8 +156,8 @@ def test_what_is_pending_elsewhere_is_still_written(database, store):
     assert marks == list(Watermark.objects.using(database).values_list("cleared_at", flat=True))
 
 
-def test_it_waits_for_who_holds_a_row(server_database, monkeypatch):
-    """And tries again, for no longer than some seconds at a time: flushes may want its rows."""
+def test_a_delete_waits_for_locked_rows(server_database, monkeypatch):
+    """It waits for some seconds at a time, since flushes may need the same rows."""
     write(transition(1), transition(2))
     monkeypatch.setattr(lock_timeout, "LOCK_WAIT_SECONDS", 1)
     tried, release, held = threading.Event(), threading.Event(), threading.Event()
@@ -178,7 +178,7 @@ def test_it_waits_for_who_holds_a_row(server_database, monkeypatch):
     holder = threading.Thread(target=hold)
     holder.start()
     assert held.wait(LIMIT_SECONDS)
-    with heard_by(Handler()):
+    with logging_to(Handler()):
         assert delete() == [2]
     holder.join(LIMIT_SECONDS)
 
@@ -186,7 +186,7 @@ def test_it_waits_for_who_holds_a_row(server_database, monkeypatch):
     assert numbers() == []
 
 
-def test_it_does_not_wait_for_ever(server_database, monkeypatch):
+def test_a_delete_waits_for_a_limited_time(server_database, monkeypatch):
     """The error is the database's own."""
     write(transition(1))
     monkeypatch.setattr(retention, "TRIES", 1)
@@ -203,8 +203,8 @@ def test_it_does_not_wait_for_ever(server_database, monkeypatch):
         other.close()
 
 
-def test_a_project_that_listens_to_deletes_is_told(sqlite):
-    """Of each task."""
+def test_delete_signals_are_sent(sqlite):
+    """One for each task."""
     seen = []
 
     def listen(instance, **kwargs):
@@ -233,7 +233,7 @@ def test_a_project_that_listens_to_deletes_is_told(sqlite):
     ],
 )
 def test_bad_values(sqlite, values, message):
-    """The error says what would do."""
+    """The error states what is valid."""
     with pytest.raises(ValueError, match=message):
         delete(**values)
 
@@ -325,7 +325,7 @@ def test_the_actor_goes_on_in_a_next_message(sqlite):
     ],
 )
 def test_wrong_arguments_are_not_tried_again(sqlite, arguments, error, caplog):
-    """They fail at once, and the log says what is wrong."""
+    """They fail at once, and the log states what is wrong."""
     outcomes = Outcomes()
     scheduled = Scheduled(CloseConnections(), dm.Retries(min_backoff=1, max_backoff=2), outcomes)
     scheduled.run(*arguments)
@@ -338,7 +338,7 @@ def test_wrong_arguments_are_not_tried_again(sqlite, arguments, error, caplog):
 
 
 def test_the_actor_needs_no_middleware(sqlite):
-    """An option whose middleware a project has left out would be refused."""
+    """Dramatiq would reject an option whose middleware a project has left out."""
     assert Scheduled().actor.options == {}
     assert Scheduled(dm.TimeLimit()).actor.options == {"time_limit": 600_000}
 

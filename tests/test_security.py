@@ -1,5 +1,5 @@
 """What comes with a message is data from a caller: it fills its own columns and no others, and what
-is nobody's business is neither in the table nor in the log."""
+is not meant for readers is neither in the table nor in the log."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from tests.support.harness import Workers, make_broker
 from tests.support.hooks import Exploding, alone, make_message
 from tests.support.hostile import HOSTILE_KEYS, INJECTIONS
 from tests.support.limits import LIMIT_SECONDS
-from tests.support.logs import heard_by
+from tests.support.logs import logging_to
 
 #: What may be seen nowhere.
 SECRET = "hunter2"
@@ -64,7 +64,7 @@ def received(for_state, **values):
 
 
 def stages(state, broker, message):
-    """Let a message fail once and then succeed, in a thread of its own as far as hooks can tell;
+    """Let a message fail once and then succeed, in a thread of its own as hooks see it;
     stop where a row may have changed."""
 
     def enqueue(message, delay):
@@ -193,7 +193,7 @@ class Log(logging.Handler):
 
 @pytest.fixture
 def log():
-    with heard_by(Log()) as log:
+    with logging_to(Log()) as log:
         yield log
 
 
@@ -229,7 +229,7 @@ def run(state, broker, message):
     ids=range(10),
 )
 def test_the_log_names_no_value_of_a_strange_message(message, sqlite, broker, log):
-    """It says what is wrong with it, by its type."""
+    """It states what is wrong, and the type of the value."""
     if "a" in message.options:
         message = message.copy()
         message = dramatiq.Message(**{**message.asdict(), "options": Exploding(message.options)})

@@ -1,4 +1,4 @@
-"""``task_changed``: after the commit, once per changed row, and nobody hurt."""
+"""``task_changed``: after the commit, once per changed row, whatever receivers do."""
 
 import dramatiq
 import pytest
@@ -37,9 +37,9 @@ def changes(*numbers):
     ]
 
 
-def test_a_receiver_that_raises_is_logged_and_hurts_nobody(connect, caplog):
-    """All others hear of all tasks."""
-    heard = []
+def test_an_error_of_a_receiver_is_logged_and_does_not_affect_the_others(connect, caplog):
+    """They receive all tasks."""
+    received = []
 
     @connect
     def broken(task, **kwargs):
@@ -47,28 +47,28 @@ def test_a_receiver_that_raises_is_logged_and_hurts_nobody(connect, caplog):
 
     @connect
     def sound(task, transitions, **kwargs):
-        heard.append((task, transitions))
+        received.append((task, transitions))
 
     for change in changes(1, 2):
         middleware._announce(change)
 
-    assert heard == [("task 1", (Status.ENQUEUED,)), ("task 2", (Status.ENQUEUED,))]
+    assert received == [("task 1", (Status.ENQUEUED,)), ("task 2", (Status.ENQUEUED,))]
     logged = [record for record in caplog.records if "broken receiver" in str(record.exc_info)]
     assert len(logged) == 2
 
 
 def test_the_sender_is_the_middleware():
     """Receivers name one sender, whatever subclass a project lists."""
-    heard = []
+    received = []
 
     @receiver(task_changed, sender=StateMiddleware)
     def handle(sender, task, **kwargs):
-        heard.append((sender, task, sorted(kwargs)))
+        received.append((sender, task, sorted(kwargs)))
 
     middleware._announce(changes(1)[0])
     task_changed.disconnect(handle, sender=StateMiddleware)
 
-    assert heard == [(StateMiddleware, "task 1", ["signal", "transitions"])]
+    assert received == [(StateMiddleware, "task 1", ["signal", "transitions"])]
 
 
 def test_a_receiver_sees_the_row_and_may_flush_and_track(sqlite, connect):
@@ -112,7 +112,7 @@ def examples(connect):
 
 @pytest.mark.parametrize("flushes", [True, False], ids=["in many flushes", "in few"])
 def test_mail_when_it_has_failed_for_good_and_notify_when_it_starts(flushes, sqlite, examples):
-    """Once each for a task that runs once, whatever progress it tells; a retry starts as well."""
+    """Once each for a task that runs once, whatever progress it reports; a retry starts as well."""
     broker = make_broker()
 
     @dramatiq.actor(broker=broker, max_retries=1)
@@ -134,8 +134,8 @@ def test_mail_when_it_has_failed_for_good_and_notify_when_it_starts(flushes, sql
     assert starts == 2 if flushes else starts in {1, 2}
 
 
-def test_a_start_whose_commit_had_no_answer_is_told_with_the_next_progress(bench):
-    """Once: the flush that was tried again holds it, whatever was told meanwhile."""
+def test_a_start_whose_reply_was_lost_is_announced_with_the_next_progress(bench):
+    """It is announced once, by the flush that was tried again."""
     bench.store.errors_after_commit = [Outage()]
     start = make_transition(Status.RUNNING)
     bench.writer.push(start)

@@ -83,11 +83,11 @@ def make_people():
 
 
 def write(number, user, place, status=Status.FAILED, at=1, **fields):
-    fact = make_transition(
+    transition = make_transition(
         status, stamp=at, message_id=make_id(number), user_pk=user.pk, tenant=place, **fields
     )
     store = OrmStore()
-    store.write([make_pending(fact)])
+    store.write([make_pending(transition)])
     store.close()
 
 
@@ -220,20 +220,20 @@ def test_events_stay_in_the_tenant_of_their_request(place, people, monkeypatch):
         path = f"{EVENTS}?since=0&" + "&".join(f"id={id_}" for id_ in EVERY_ID)
         response = await client.get(path, X_TENANT=place)
         stream = aiter_of(response)
-        told = [await asyncio.wait_for(next_event(stream), LIMIT_SECONDS)]
+        received = [await asyncio.wait_for(next_event(stream), LIMIT_SECONDS)]
         for other, number in OWN.items():
             if other != place:
                 await sync_to_async(write)(number, anna, other, at=2)
         await sync_to_async(write)(OWN[place], anna, place, Status.DONE, at=2)
-        told.append(await asyncio.wait_for(next_event(stream), LIMIT_SECONDS))
+        received.append(await asyncio.wait_for(next_event(stream), LIMIT_SECONDS))
         await stream.aclose()
-        return told
+        return received
 
-    told = [
+    received = [
         [(numbers_in(task["id"]), task["status"]) for task in found["tasks"]]
         for _, found in async_to_sync(read)()
     ]
-    assert told == [[({OWN[place]}, "failed")], [({OWN[place]}, "done")]]
+    assert received == [[({OWN[place]}, "failed")], [({OWN[place]}, "done")]]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -271,7 +271,7 @@ def ids(tasks):
     return {task.message_id.int for task in tasks}
 
 
-def test_names_are_told_apart_exactly(people_everywhere):
+def test_names_of_tenants_are_compared_exactly(people_everywhere):
     """By letters and accents, whatever the collation of the database."""
     anna, _ = people_everywhere
     names = ("acme", "Acme", "acmé", "\uff41cme")
@@ -292,7 +292,7 @@ BAD = [fail, lambda: None, lambda: 7, lambda: "x" * 101, lambda: "a ", lambda: "
 
 @pytest.mark.parametrize("function", BAD)
 def test_a_tenant_that_is_not_known_shows_nothing(function, people, site, caplog):
-    """Neither to users nor to staff; the log says so once."""
+    """Neither to users nor to staff; that is logged once."""
     site.TASKSTATE = {"TENANT": function}
     for user in people:
         for routes in (ROUTES, ADMIN_ROUTES):
@@ -435,7 +435,7 @@ def test_a_run_hands_on_nothing_once_it_is_over(broker):
 
 @pytest.mark.parametrize("delay", [None, 1])
 @pytest.mark.parametrize("kind", [InProcessBroker, EarlyEncodingBroker])
-def test_a_message_without_a_tenant_is_shown_to_nobody(kind, delay, sqlite, site, caplog):
+def test_a_message_without_a_tenant_is_shown_to_no_one(kind, delay, sqlite, site, caplog):
     """It was sent before ``TENANT`` was set, or encoded too early: whose it is can't be known."""
     broker = make_broker(broker_class=kind)
     actor = declare(broker)
@@ -477,7 +477,7 @@ def test_a_worker_may_know_the_tenant(kind, sqlite, site):
 
 
 @pytest.mark.parametrize("value", [None, 7, ["a"], "x" * 101, " a", "?", "a\ud800"])
-def test_a_message_with_an_odd_tenant_is_shown_to_nobody(value, broker):
+def test_a_message_with_an_invalid_tenant_is_shown_to_no_one(value, broker):
     """Its options may come from anywhere."""
     actor = declare(broker)
     message = actor.message_with_options(kwargs={"for_state": {}}, taskstate_tenant=value)
@@ -495,7 +495,7 @@ def test_a_message_with_an_odd_tenant_is_shown_to_nobody(value, broker):
     "function", [*BAD, "tests.nowhere.present", "tests.support.two_tenants.SETTINGS"]
 )
 def test_a_function_that_fails_breaks_no_message(function, broker, site, caplog):
-    """The task is tracked, and shown to no user; one record says why."""
+    """The task is tracked, and shown to no user; one record states why."""
     site.TASKSTATE = {"TENANT": function}
     actor = declare(broker)
     messages = [actor.send(for_state={}) for _ in range(3)]

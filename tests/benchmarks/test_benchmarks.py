@@ -227,14 +227,14 @@ def test_lists_have_commas_and_repetitions():
         (["--database", "oracle"], "there is no oracle; choose from sqlite, postgres, mariadb"),
     ],
 )
-def test_a_wrong_option_is_named_with_its_cure(argv, complaint, capsys):
+def test_the_error_of_a_wrong_option_names_it_and_what_to_do(argv, complaint, capsys):
     with pytest.raises(SystemExit) as caught:
         options.parse(argv, ["whole"])
     assert caught.value.code == 2
     assert complaint in capsys.readouterr().err
 
 
-def test_a_suite_says_what_it_can_not_do():
+def test_a_suite_rejects_what_it_can_not_do():
     with pytest.raises(options.UnsupportedError, match="whole runs on sqlite and postgres alone"):
         for_suite("--database", "mariadb")
 
@@ -245,7 +245,7 @@ def test_an_unknown_contender_is_an_error():
         options.check_contenders(given, {"whole": SUITE})
 
 
-def test_a_missing_server_is_an_error_with_its_cures(monkeypatch):
+def test_the_error_of_a_missing_server_states_what_to_do(monkeypatch):
     """Which does not show the password."""
     monkeypatch.setenv("TASKSTATE_POSTGRES_URL", "postgres://me:secret@127.0.0.1:1/x")
     with pytest.raises(BenchmarkError) as caught:
@@ -268,7 +268,7 @@ def test_an_error_ends_the_run(monkeypatch, capsys):
     assert "Error: postgres does not answer" in capsys.readouterr().out
 
 
-def test_the_command_says_nothing_of_the_machine():
+def test_the_recorded_command_contains_no_path():
     command = machine.command(["whole", "--output", "/somewhere", "--tiny", "--output=/else"])
     assert command == "python -m benchmarks whole --tiny"
 

@@ -46,7 +46,7 @@ def read_until(process, pattern, lines):
 
 
 class Visitor:
-    """Somebody without a browser, who keeps cookies."""
+    """A user without a browser, who keeps cookies."""
 
     def __init__(self, address):
         self.address = address
@@ -71,7 +71,7 @@ class Visitor:
 
 @pytest.mark.skipif(not AGE_LIMIT_SKIPS, reason="Dramatiq before 1.13 fails what it should skip")
 def test_the_demo_counts_and_its_page_stays(tmp_path):
-    """Whoever sits at the terminal finds the page, sees what fails and why, and may send more."""
+    """The output names the page and states what fails and why, and more messages can be sent."""
     terminal, stdin = os.openpty()
     lines = []
     with run_demo(tmp_path, stdin) as process:
@@ -98,7 +98,7 @@ def test_the_demo_counts_and_its_page_stays(tmp_path):
         assert re.search(rf"{name} +\S +{number} +\S +{number}", shown), shown
 
 
-def test_the_demo_ends_by_itself_where_nobody_sits(monkeypatch):
+def test_the_demo_ends_by_itself_without_a_terminal(monkeypatch):
     """As in CI: its standard input is no terminal."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("not a terminal"))
 

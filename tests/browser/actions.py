@@ -1,4 +1,4 @@
-"""What users do in a browser, and what a page says to them."""
+"""What users do in a browser, and what a page shows them."""
 
 DENIED = "You are signed out. Sign in and load this page again."
 OTHER_USER = "You have signed in as another user. Load this page again."
@@ -25,4 +25,4 @@ def come_back(page):
 
 
 def see_problem(page, text):
-    page.wait_until(lambda: page.problem() == text, lambda: f"the page says {page.problem()!r}")
+    page.wait_until(lambda: page.problem() == text, lambda: f"the page shows {page.problem()!r}")

@@ -52,13 +52,13 @@ def in_use(page):
 
 @pytest.fixture
 def page(one_page, users):
-    """Somebody's browser, where nobody is signed in."""
+    """The browser of a user, where no user is signed in."""
     yield from in_use(one_page)
 
 
 @pytest.fixture
 def others_page(another_page, users):
-    """The same of somebody else, at the same time."""
+    """The same of another user, at the same time."""
     yield from in_use(another_page)
 
 
@@ -152,7 +152,7 @@ class Ordered:
 
 @pytest.fixture
 def cut_connections():
-    """A function that forgets what the browser itself says of connections that were cut."""
+    """A function that ignores what the browser itself reports of connections that were cut."""
 
     def forget(page):
         assert page.console(but=NO_CONNECTION) == []

@@ -1,4 +1,4 @@
-"""What somebody sees and does in a real browser."""
+"""What a user sees and does in a real browser."""
 
 import contextlib
 import threading
@@ -56,7 +56,7 @@ class Page:
         self.site = None
 
     def visit(self, site, user, path="/tasks/"):
-        """Sign somebody in at a site, and open a page; from now on it is not to be loaded again."""
+        """Sign a user in at a site, and open a page; from now on it is not to be loaded again."""
         self.site = site
         self.driver.get(f"{site.url}/as/{user}/?next={path}")
         assert self.driver.current_url == f"{site.url}{path}"
@@ -75,7 +75,7 @@ class Page:
         return self.driver.execute_script(LOOK)
 
     def problem(self):
-        """Return what the page says about the connection."""
+        """Return what the page shows about the connection."""
         return self.driver.execute_script(PROBLEM)
 
     def click(self, css):

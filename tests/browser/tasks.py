@@ -12,7 +12,7 @@ from benchmarks.demo.project.tasks import QUEUE
 LIMIT_SECONDS = 60
 
 
-class Refused(taskstate.UserFacingError):
+class Rejected(taskstate.UserFacingError):
     """What the actor fails with by order, for good."""
 
 
@@ -20,12 +20,12 @@ class Stumbled(taskstate.UserFacingError):
     """What it fails with by order, to be tried again."""
 
 
-@dramatiq.actor(queue_name=QUEUE, throws=Refused)
+@dramatiq.actor(queue_name=QUEUE, throws=Rejected)
 def obey(key, for_state=None):
     """Take orders from a list in Redis, each a name and its arguments."""
     import redis
 
-    # Newer clients give up after some seconds by themselves.
+    # Newer clients end the wait after some seconds.
     client = redis.Redis.from_url(os.environ["BROKER"], socket_timeout=None)
     while True:
         found = client.blpop(key, timeout=LIMIT_SECONDS)
@@ -34,7 +34,7 @@ def obey(key, for_state=None):
         if name == "progress":
             taskstate.set_progress(*arguments)
         elif name == "fail":
-            raise Refused(*arguments)
+            raise Rejected(*arguments)
         elif name == "stumble":
             raise Stumbled(*arguments)
         elif name == "end":

@@ -131,7 +131,7 @@ def test_axe_finds_nothing_between_pages(page, wsgi, users):
 
 
 def test_axe_finds_nothing_after_the_user_has_changed(page, wsgi, send):
-    """Neither in an element that says so nor in an empty list."""
+    """Neither in an element that shows that nor in an empty list."""
     send("alice", "Export")
     page.visit(wsgi, "alice", "/")
     page.see({"status": "Running"})
@@ -169,7 +169,7 @@ def test_what_a_screen_reader_is_given(page, wsgi, tasks):
 
 
 def test_a_change_is_announced_once(page, wsgi, send):
-    """The title with the new status; what only its progress says stays quiet."""
+    """The title with the new status; what only changes its progress is not announced."""
     page.visit(wsgi, "alice")
     export = send("alice", "Export")
     page.see({"status": "Running"})

@@ -25,7 +25,7 @@ def test_a_stream_that_is_left_before_its_first_event_ends_no_other(script):
 @pytest.mark.parametrize("left", ["hidden", "kept"])
 @pytest.mark.parametrize("late", [{"viewers": ["a"]}, {"answer": {"ok": False, "status": 401}}])
 def test_an_answer_from_before_the_page_was_left_does_not_count(script, late, left):
-    """It may be for the former user, or for no one: what is asked now says who it is."""
+    """It may be for the former user, or for no one: the next request finds out who it is."""
     script.answer(1)
     script.driver.execute_script(
         "Object.assign(server, { isSlow: true, ...arguments[0] });"
@@ -82,7 +82,7 @@ def test_elements_that_come_and_go_cause_no_flood(script):
     assert script.streams()[-1][1] is None, "the last one is open"
 
 
-def test_a_stream_that_was_refused_is_tried_again_when_the_page_is_shown_again(script):
+def test_a_rejected_stream_is_tried_again_when_the_page_is_shown_again(script):
     """Until then the page polls: the server may have too many streams for now."""
     script.answer(1)
     script.driver.execute_script("server.isFull = true")
@@ -109,7 +109,7 @@ return Array.from(document.querySelectorAll("[data-problem]"), e => [e.role, e.t
 """
 
 
-def test_a_list_that_starts_over_announces_nothing(page, wsgi, send):
+def test_a_list_that_starts_over_announces_no_changes(page, wsgi, send):
     """What the new user has was there before: no task has just changed or finished."""
     done = send("bob", "His")
     done.order("end")
@@ -132,7 +132,7 @@ def test_a_list_that_starts_over_announces_nothing(page, wsgi, send):
 
 
 def test_a_user_who_has_changed_is_read_aloud_beside_a_list(page, wsgi, send):
-    """Though the list, which is the first, has started over and says nothing."""
+    """Although the list, which comes first, has started over and announces nothing."""
     hers = send("alice", "Hers")
     page.visit(wsgi, "alice")
     page.see({"title": "Hers", "status": "Running"})

@@ -14,7 +14,7 @@ def gaps(asked):
     return [later - earlier for earlier, later in zip(times, times[1:])]
 
 
-def test_it_is_asked_for_ever_more_rarely(script):
+def test_a_missing_task_is_requested_less_and_less_often(script):
     """Though it is all that the page waits for; at last every five minutes."""
     script.show(1)
     script.let_pass(HOUR)
@@ -27,7 +27,7 @@ def test_it_is_asked_for_ever_more_rarely(script):
     assert sorted(gaps(found)) == gaps(found)
 
 
-def test_one_that_appears_late_is_found(script):
+def test_a_task_that_appears_late_is_shown(script):
     script.show(1)
     script.let_pass(HOUR)
     script.asked()
@@ -40,7 +40,7 @@ def test_one_that_appears_late_is_found(script):
     assert len(script.asked()) > 5
 
 
-def test_other_tasks_are_asked_for_as_before(script):
+def test_other_tasks_are_requested_as_before(script):
     """A missing task is asked for together with them, when it is due."""
     script.answer(2)
     script.show(1)
@@ -54,7 +54,7 @@ def test_other_tasks_are_asked_for_as_before(script):
     assert all(make_id(2) in ids for _, ids in found)
 
 
-def test_it_is_asked_for_when_the_user_comes_back(script):
+def test_a_missing_task_is_requested_when_the_user_comes_back(script):
     script.show(1)
     script.let_pass(HOUR)
     script.asked()
@@ -64,7 +64,7 @@ def test_it_is_asked_for_when_the_user_comes_back(script):
     assert [ids for _, ids in script.asked()] == [[make_id(1)]]
 
 
-def test_no_stream_is_kept_open_for_it(script):
+def test_no_stream_is_kept_open_for_a_missing_task(script):
     """One stays open for others, without it."""
     script.show(1, eventsUrl="/tasks/events/")
     script.let_pass(HOUR)
@@ -82,7 +82,7 @@ def test_no_stream_is_kept_open_for_it(script):
 
 
 @pytest.mark.parametrize("status", ["running", "done"])
-def test_a_task_of_a_former_user_is_asked_for_once(script, status):
+def test_a_task_of_a_former_user_is_requested_once(script, status):
     """The new one may see it, or may not."""
     at_first = [make_id(1), make_id(2)] if status == "running" else [make_id(2)]
     script.answer_for("b")
@@ -96,7 +96,7 @@ def test_a_task_of_a_former_user_is_asked_for_once(script, status):
     assert script.asked() == [[0, at_first], [1, [make_id(1), make_id(2)]]]
 
 
-def test_a_server_with_two_minds_is_not_asked_without_pause(script):
+def test_a_server_with_different_secret_keys_is_not_asked_without_pause(script):
     """Some of its processes may have another SECRET_KEY."""
     script.answer_for("a", "b")
     script.show(1, viewer="a")

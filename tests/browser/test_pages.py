@@ -57,7 +57,7 @@ def test_a_task_goes_to_failed_with_its_reason(page, site, send):
     assert page.is_the_same()
 
 
-def test_a_task_that_is_tried_again_says_why_and_when(page, wsgi, send):
+def test_a_task_that_is_tried_again_shows_why_and_when(page, wsgi, send):
     page.visit(wsgi, "alice")
 
     export = send("alice", "Export", min_backoff=RETRY_MS, max_backoff=RETRY_MS)
@@ -71,7 +71,7 @@ def test_a_task_that_is_tried_again_says_why_and_when(page, wsgi, send):
 
 
 def test_another_user_sees_nothing_of_it(page, others_page, site, send, users):
-    """Not on the page, and not by asking for its id; somebody who may view tasks does."""
+    """Not on the page, and not by asking for its id; a user who may view tasks does."""
     page.visit(site, "alice")
     others_page.visit(site, "bob")
     hers = send("alice", "Hers")
@@ -99,14 +99,14 @@ def ask(page, path):
 
 
 def test_a_lost_connection_is_survived(page, site, send, cut_connections):
-    """The page says so, and catches up as soon as the site is back."""
+    """The page shows that, and is up to date as soon as the site is back."""
     page.visit(site, "alice")
     export = send("alice", "Export")
     page.see({"status": "Running"})
 
     site.stop()
     try:
-        page.wait_until(page.problem, lambda: "the page says nothing of it")
+        page.wait_until(page.problem, lambda: "the page does not show it")
         assert page.problem() == "Connection lost, trying again."
         export.order("progress", 50)
         wait_until(lambda: Task.objects.filter(progress=50).exists())

@@ -35,7 +35,7 @@ def test_all_pictures_are_taken(tmp_path):
     assert too_large == set()
 
 
-def test_a_missing_browser_is_an_error_with_its_cure(monkeypatch, tmp_path, capsys):
+def test_the_error_of_a_missing_browser_states_what_to_do(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(BenchmarkError, match="apt-get install chromium chromium-driver"):

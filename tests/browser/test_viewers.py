@@ -13,7 +13,7 @@ from tests.browser.actions import (
 )
 
 #: What the browser itself writes to the console when an answer is a 401.
-REFUSED = "status of 401"
+REJECTED = "status of 401"
 
 
 def holds(page, text):
@@ -44,7 +44,7 @@ def test_the_list_starts_over_for_another_user(page, site, send):
     assert page.is_the_same()
 
 
-def test_a_page_of_older_tasks_says_that_the_user_is_another(page, wsgi, send):
+def test_a_page_of_older_tasks_shows_that_the_user_has_changed(page, wsgi, send):
     """It has no list that could start over."""
     page.visit(wsgi, "alice")
     send("alice", "Hers")
@@ -60,7 +60,7 @@ def test_a_page_of_older_tasks_says_that_the_user_is_another(page, wsgi, send):
 
 @pytest.mark.parametrize(("user", "may_see"), [("bob", False), ("admin", True)])
 def test_a_task_on_a_page_is_shown_if_the_new_user_may_see_it(page, site, send, user, may_see):
-    """Else it says what to do."""
+    """Otherwise it shows what to do."""
     hers = send("alice", "Hers")
     page.visit(site, "alice", "/")
     page.see({"title": "Hers", "status": "Running"})
@@ -107,7 +107,7 @@ def test_the_page_stays_after_a_sign_out(page, site, send):
     see_problem(page, "")
 
     assert page.is_the_same()
-    assert page.console(but=REFUSED) == []
+    assert page.console(but=REJECTED) == []
 
 
 def test_another_user_signs_in_after_the_first_has_signed_out(page, site, send):
@@ -125,7 +125,7 @@ def test_another_user_signs_in_after_the_first_has_signed_out(page, site, send):
     see_problem(page, "")
 
     assert not holds(page, "Hers")
-    assert page.console(but=REFUSED) == []
+    assert page.console(but=REJECTED) == []
 
 
 @pytest.mark.parametrize("ending", ["end", "wait"])

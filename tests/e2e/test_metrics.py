@@ -27,7 +27,8 @@ def database(request, settings, django_db_setup, django_db_blocker):
 
 @pytest.mark.parametrize("chain", [MIDDLEWARE, MIDDLEWARE[::-1]], ids=["last", "first"])
 def test_both_processes_are_on_one_page(chain, database, tmp_path):
-    """Each tells what it did, the sums are those of all messages, and nothing waits in the end."""
+    """Each reports what it did, the sums are those of all messages, and nothing is pending in the
+    end."""
     port = free_port()
     with queue_of_its_own("redis") as queue_env:
         env = environment(

@@ -1,6 +1,6 @@
 """Every way a message can end, with real workers, at every position, in every database.
 
-Each scenario sends messages and says what their rows must be.  It runs twice: buffered, and
+Each scenario sends messages and states what their rows must be.  It runs twice: buffered, and
 written synchronously, where each transition is announced by itself, so that every signal on
 the way can be held against the story.
 """
@@ -29,7 +29,7 @@ STATE = {
     "description": "Export 7",
     "something_else": [1, 2, 3],
 }
-FACTS = {"user_id": 42, "model_name": "Invoice", "app_name": "shop", "description": "Export 7"}
+FIELDS = {"user_id": 42, "model_name": "Invoice", "app_name": "shop", "description": "Export 7"}
 
 
 ACTOR_NOT_FOUND = (
@@ -60,7 +60,7 @@ class Story:
         self.then = None
         #: Whether it takes a second worker to finish the work.
         self.restarts = False
-        #: Whether the end is told by the consumer's thread, where nobody may wait.
+        #: Whether the end comes from the consumer's thread, which must not wait.
         self.tells_from_consumer = False
         #: Whether the task fails for good, and comes back all the same.
         self.comes_back = False
@@ -108,8 +108,8 @@ def done(position):
 def empty_state(position):
     story = Story(position=position)
     message = story.actor().send(for_state={})
-    facts = {"user_id": None, "model_name": "", "app_name": "", "description": ""}
-    story.expect(message, "enqueued running done", status="done", attempt=0, **facts)
+    values = {"user_id": None, "model_name": "", "app_name": "", "description": ""}
+    story.expect(message, "enqueued running done", status="done", attempt=0, **values)
     return story
 
 
@@ -340,7 +340,7 @@ def time_limit_in_our_before_hook(position):
 
 @scenario
 def time_limit_in_our_after_hook(position):
-    """Dramatiq tells twice: first that it went well, then that it did not."""
+    """Dramatiq calls the hook twice: first for a success, then for a failure."""
     story = Story(state=Interrupted("after_process_message"), position=position)
     message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
@@ -488,7 +488,7 @@ def run_twice_after_a_crash(position):
 
 @scenario
 def retry_that_can_not_be_enqueued(position):
-    """Dramatiq swallows the error and acknowledges the message: nobody will run it again."""
+    """Dramatiq swallows the error and acknowledges the message: it will not run again."""
 
     class Broken(dm.Middleware):
         def before_enqueue(self, broker, message, delay):
@@ -518,11 +518,11 @@ def pipeline_sent_twice(position):
 
 @pytest.mark.parametrize("synchronous", [False, True], ids=["buffered", "synchronous"])
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("tell", SCENARIOS, ids=lambda fn: fn.__name__)
-def test_outcome(tell, position, synchronous, database, settings, signals):
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda fn: fn.__name__)
+def test_outcome(scenario, position, synchronous, database, settings, signals):
     """The final row, field by field, and every signal on the way."""
     settings.TASKSTATE = {"SYNCHRONOUS": synchronous}
-    story = tell(position)
+    story = scenario(position)
     with Workers(story.broker) as workers:
         if story.then is not None:
             story.then(workers)
@@ -540,17 +540,17 @@ def test_outcome(tell, position, synchronous, database, settings, signals):
             signals,
             story.signals,
             synchronous=synchronous,
-            # MariaDB can't tell which of two threads that write one fact has changed the row.
-            tells_twice=synchronous and database == "mariadb",
+            # MariaDB doesn't know which of two threads with one transition has changed the row.
+            ends_twice=synchronous and database == "mariadb",
             comes_back=story.comes_back,
         )
 
 
-@pytest.mark.parametrize("tell", SCENARIOS, ids=lambda fn: fn.__name__)
-def test_the_row_is_final_when_the_message_is_acknowledged(tell, database, settings):
-    """With FLUSH_BEFORE_ACK: nothing is flushed here, and the rate limit lets nothing through."""
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda fn: fn.__name__)
+def test_the_row_is_final_when_the_message_is_acknowledged(scenario, database, settings):
+    """With FLUSH_BEFORE_ACK: nothing is flushed here, and the rate limit allows no flush."""
     settings.TASKSTATE = {"FLUSH_BEFORE_ACK": True, "FLUSH_INTERVAL": 3600}
-    story = tell("last")
+    story = scenario("last")
     with Workers(story.broker) as workers:
         if story.then is not None:
             story.then(workers)
@@ -574,7 +574,7 @@ def check_row(task, message, fields, before, after):
     started_before = fields.pop("started_before", lambda: after)()
     started_after = fields.pop("started_after", lambda: before - 0.001)()
     enqueued_at = fields.pop("enqueued_at_ms", message.message_timestamp)
-    expected = {"actor_name": "act", "queue_name": "default", **FACTS, **fields}
+    expected = {"actor_name": "act", "queue_name": "default", **FIELDS, **fields}
     assert {name: getattr(task, name) for name in expected} == expected
     assert str(task.message_id) == message.message_id
     assert round(task.enqueued_at.timestamp() * 1000) == enqueued_at
@@ -593,14 +593,14 @@ def order_of(task):
     return task.stamp, task.rank
 
 
-def check_signals(message, signals, story, *, synchronous, tells_twice, comes_back):
+def check_signals(message, signals, story, *, synchronous, ends_twice, comes_back):
     ours = [(t, merged) for t, merged in signals if str(t.message_id) == message.message_id]
     if synchronous:
         # Written synchronously by two threads, their signals may cross after the commits.
         ours.sort(key=lambda signal: order_of(signal[0]))
     ranks = [order_of(task) for task, _ in ours]
     assert ranks == sorted(ranks), "a signal for a write that lost"
-    if not tells_twice:
+    if not ends_twice:
         # Two runs of one stamp may end in the same millisecond: then the rest of the row decides.
         rows = {(*order_of(task), task.attempt, task.started_at) for task, _ in ours}
         assert len(rows) == len(ours), "a signal for a write that changed nothing"
@@ -609,17 +609,17 @@ def check_signals(message, signals, story, *, synchronous, tells_twice, comes_ba
     statuses = [task.status for task, _ in ours]
     assert statuses[-1] == task_of(message).status
     # A task that is retried is never announced as failed, not even as a state on the way.
-    told = [status for _, merged in ours for status in merged]
-    assert told.count("failed") == (statuses[-1] == "failed" or comes_back)
+    announced = [status for _, merged in ours for status in merged]
+    assert announced.count("failed") == (statuses[-1] == "failed" or comes_back)
     if synchronous and story is not None:
-        assert_tells(statuses, story)
+        assert_statuses(statuses, story)
 
 
-def assert_tells(statuses, story):
+def assert_statuses(statuses, story):
     """The statuses are the story's, but for those that it marks with a question mark."""
     steps = [f"({step[:-1]} )?" if step.endswith("?") else f"{step} " for step in story]
-    told = "".join(f"{status} " for status in statuses)
-    assert re.fullmatch("".join(steps), told), f"{told}should be {' '.join(story)}"
+    found = "".join(f"{status} " for status in statuses)
+    assert re.fullmatch("".join(steps), found), f"{found}should be {' '.join(story)}"
 
 
 def test_untracked_messages_leave_no_trace(sqlite, settings, signals):

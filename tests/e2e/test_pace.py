@@ -70,7 +70,7 @@ def test_a_lone_task_shows_each_of_its_states(database):
 
 def test_statements_per_batch_do_not_grow_with_traffic(database):
     """A hundred times the messages: as many statements per batch, and batches that are full.
-    Where the backend limits parameters, the contract tests say what it is."""
+    Where the backend limits parameters, the contract tests state what it is."""
     limit = connections[database].features.max_query_params
     size = 500 if limit is None or limit > 100_000 else 50
     cost = {count: statements_per_batch(count, size) for count in (size // 10, size * 10)}

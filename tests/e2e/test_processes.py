@@ -62,7 +62,7 @@ def test_two_processes_write_the_same_messages(server_database, stores):
             assert process.order("pending") == 0
 
     assert Task.objects.count() == size
-    # The later of both last facts: the second process's are a millisecond later.
+    # The later of both last transitions: the second process's are a millisecond later.
     assert set(Task.objects.values_list("status", "attempt")) == {("done", 2)}
 
 
@@ -84,8 +84,8 @@ def test_a_script_that_ends_with_an_exception(sqlite):
     assert statuses() == [("script", "enqueued")]
 
 
-def test_an_exit_in_an_outage_is_bounded(sqlite):
-    """It takes SHUTDOWN_TIMEOUT, not for ever, and says what is lost."""
+def test_an_exit_in_an_outage_takes_the_shutdown_timeout(sqlite):
+    """It takes no longer, and logs what is lost."""
     code = SETUP + "tasks.succeed.send(for_state={})"
     process = subprocess.run(
         [sys.executable, "-c", code],
@@ -145,7 +145,7 @@ print([message.id for message in checks.run_checks()])
 
 
 def test_a_project_that_has_forgotten_the_app(sqlite):
-    """Its messages run as usual; the check and one record say what is missing."""
+    """Its messages run as usual; the check and one record state what is missing."""
     script = start_script(WITHOUT_THE_APP, environment(sqlite))
     output, errors = end_script(script)
 
@@ -156,7 +156,7 @@ def test_a_project_that_has_forgotten_the_app(sqlite):
 
 
 def test_a_script_of_a_project_that_has_forgotten_to_migrate(sqlite, tmp_path):
-    """It doesn't wait at its exit, and names the cure."""
+    """It doesn't wait at its exit, and logs what to do."""
     script = start_script(
         SETUP + "tasks.succeed.send(for_state={})",
         environment(
@@ -251,7 +251,7 @@ def test_multiprocessing(database):
 
 
 def test_a_user_of_a_transaction_that_is_open_or_rolled_back(database):
-    """Tracking neither waits for it for ever nor fails by it.  Users are where their router says,
+    """Tracking neither waits for it for ever nor fails by it.  Users are where a router puts them,
     and tasks may be in another database."""
     state = StateMiddleware()
     User = get_user_model()

@@ -1,5 +1,5 @@
 """Messages that live twice with one id, and brokers that lose what ``before_enqueue`` sets: the row
-tells of the life that is going on."""
+shows the life that is going on."""
 
 import dramatiq
 import pytest
@@ -73,7 +73,7 @@ def work_off(broker):
         workers.finish()
 
 
-def statuses_told(signals, message):
+def announced_statuses(signals, message):
     return [t.status for t, _ in signals if str(t.message_id) == message.message_id]
 
 
@@ -87,7 +87,7 @@ def test_a_pipeline_that_runs_again(broker, signals):
     work_off(broker)
 
     assert task_of(one).status == task_of(two).status == "done"
-    assert statuses_told(signals, two)[-1] == "done"
+    assert announced_statuses(signals, two)[-1] == "done"
 
 
 def test_a_pipeline_object_that_runs_twice(broker):
@@ -112,7 +112,7 @@ def test_the_head_of_a_pipeline_that_is_sent_again(broker, signals):
 
     assert again.message_id != one.message_id
     assert task_of(again).status == task_of(two).status == "done"
-    assert statuses_told(signals, two)[-1] == "done"
+    assert announced_statuses(signals, two)[-1] == "done"
 
 
 def test_the_head_of_a_pipeline_that_is_delivered_again(broker, signals):
@@ -126,12 +126,12 @@ def test_the_head_of_a_pipeline_that_is_delivered_again(broker, signals):
     work_off(broker)
 
     assert task_of(one).status == task_of(two).status == "done"
-    assert statuses_told(signals, two)[-1] == "done"
+    assert announced_statuses(signals, two)[-1] == "done"
 
 
 @pytest.mark.parametrize("delay", [None, 0], ids=["direct", "delayed"])
 def test_a_message_that_is_replayed(broker, delay, signals):
-    """From a log of messages, say: with its id and no options."""
+    """For example from a log of messages, with its id and no options."""
     flaky = declare(broker, "flaky", failures=2)
     message = flaky.message(for_state=STATE)
     for status in ("failed", "done"):
@@ -139,7 +139,7 @@ def test_a_message_that_is_replayed(broker, delay, signals):
         work_off(broker)
         assert task_of(message).status == status
 
-    assert statuses_told(signals, message)[-1] == "done"
+    assert announced_statuses(signals, message)[-1] == "done"
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2])
@@ -180,8 +180,8 @@ def test_a_broker_that_runs_a_message_where_it_is_sent(failures, position, sqlit
     assert task_of(message).status == ("failed" if failures > 1 else "done")
 
 
-def test_a_broker_that_gives_its_sender_the_exception(sqlite):
-    """It tells of no end but by ``after_ack``."""
+def test_a_broker_that_raises_the_exception_in_the_sender(sqlite):
+    """It reports an end only by ``after_ack``."""
     broker = make_broker(broker_class=EagerBroker)
     broker.fail_fast = True
     flaky = declare(broker, "flaky", failures=1)
@@ -218,7 +218,7 @@ def test_a_message_that_is_sent_while_another_one_is_enqueued(hook, position, sq
 
 @pytest.mark.parametrize("way", ["declared", "by position", "as an option", "by keyword"])
 def test_a_worker_that_does_not_know_the_actor(way, sqlite):
-    """However its messages are tracked, they fail with an error that says so."""
+    """However its messages are tracked, they fail with an error that states it."""
     sender, worker = make_broker(), make_broker()
     options = {"for_state": STATE} if way == "declared" else {}
     act = declare(sender, "act", **options)

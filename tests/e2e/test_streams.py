@@ -33,9 +33,9 @@ def test_a_server_ends_with_open_streams(site):
         signed_in = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
         many = range(streams.STREAMS_PER_USER + 1)
         responses = [get(stack, site, "/tasks/events/", signed_in) for _ in many]
-        *open_, refused = responses
+        *open_, rejected = responses
         assert {response.status for response in open_} == {200}
-        assert refused.status == 204
+        assert rejected.status == 204
         for response in open_:
             assert response.readline().startswith(b"id: ")
 

@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["taskstate"]):
     import taskstate.stores.selection  # noqa: F401 - what opens a store imports it late
 
 from tests.faults.fuzz import Fuzz, Log
-from tests.support.logs import heard_by
+from tests.support.logs import logging_to
 
 #: It starts from so many inputs of random bytes, each long enough to make examples of.
 SEEDS = 50
@@ -46,7 +46,7 @@ def main(inputs, folder):
             print(json.dumps(found), flush=True)
             os._exit(0)
 
-    with heard_by(Log(), alone=True):
+    with logging_to(Log(), alone=True):
         atheris.Setup(
             [sys.argv[0], folder, f"-max_len={LENGTH}", "-len_control=0", "-verbosity=0"], one_input
         )

@@ -14,7 +14,7 @@ from taskstate.transitions.status import Status
 from tests.faults.fuzz import Fuzz, Log
 from tests.faults.options import NIGHTLY
 from tests.support.hooks import alone, make_message
-from tests.support.logs import heard_by
+from tests.support.logs import logging_to
 from tests.support.processes import environment, run_script
 
 #: How many examples are tried with each store on SQLite, and on each server: they are of seven
@@ -32,7 +32,7 @@ LONG = 10_000_000
 
 @pytest.fixture
 def log():
-    with heard_by(Log(), alone=True):
+    with logging_to(Log(), alone=True):
         yield
 
 

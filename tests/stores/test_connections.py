@@ -21,7 +21,7 @@ from tests.support.stores import STORES
 
 
 class Clock:
-    """Monotonic time that passes when it is told to."""
+    """Monotonic time that a test advances."""
 
     def __init__(self):
         self.now = time.monotonic()
@@ -52,7 +52,7 @@ def written_through(request, database, monkeypatch, clock):
     connection.close()
 
 
-def test_while_it_is_busy_it_does_not_connect_again(written_through):
+def test_a_busy_writer_keeps_its_connection(written_through):
     """Even if connections are meant to live for one request: that is for requests."""
     store, kept = written_through(0)
     raw = kept.connection
@@ -63,7 +63,7 @@ def test_while_it_is_busy_it_does_not_connect_again(written_through):
     assert kept.connection is raw
 
 
-def test_at_rest_it_keeps_none_that_it_should_not(written_through):
+def test_an_idle_writer_closes_its_connection(written_through):
     """A hundred idle processes hold no connection."""
     store, kept = written_through(0)
     store.close_idle_connections()
@@ -74,7 +74,7 @@ def test_at_rest_it_keeps_none_that_it_should_not(written_through):
 
 
 @pytest.mark.parametrize("age", [None, 3600])
-def test_at_rest_it_keeps_what_may_be_kept(written_through, age):
+def test_an_idle_writer_keeps_a_persistent_connection(written_through, age):
     """As CONN_MAX_AGE has it."""
     store, kept = written_through(age)
     store.close_idle_connections()
@@ -124,7 +124,7 @@ def fail_with(error, store, monkeypatch):
     store.close_stale_connections()
 
 
-def test_after_an_outage_it_connects_anew(written_through, monkeypatch):
+def test_the_store_connects_again_after_an_outage(written_through, monkeypatch):
     """It may be to a server that was made read-only, while another took over its address."""
     store, kept = written_through(None)
     fail_with(OperationalError("the server is read-only"), store, monkeypatch)
@@ -132,16 +132,16 @@ def test_after_an_outage_it_connects_anew(written_through, monkeypatch):
     assert kept.connection is None
 
 
-def test_after_bad_data_it_stays_connected(written_through, monkeypatch):
+def test_the_store_stays_connected_after_bad_data(written_through, monkeypatch):
     """The halves of the batch follow at once."""
     store, kept = written_through(None)
     raw = kept.connection
-    fail_with(IntegrityError("the row is refused"), store, monkeypatch)
+    fail_with(IntegrityError("the row is rejected"), store, monkeypatch)
 
     assert kept.connection is raw
 
 
-def test_a_connection_that_a_receiver_opens_is_looked_after(written_through):
+def test_a_connection_that_a_receiver_opens_is_checked_at_once(written_through):
     """At once, not when it is next due: it may be too old, or a fork may follow."""
     store, kept = written_through(3600)
     kept.close()
@@ -153,7 +153,7 @@ def test_a_connection_that_a_receiver_opens_is_looked_after(written_through):
 
 
 @pytest.mark.parametrize("make_store", STORES)
-def test_a_writers_thread_keeps_no_statements(database, make_store, settings):
+def test_the_writer_does_not_log_its_queries(database, make_store, settings):
     """With DEBUG, Django keeps thousands of each connection: whole batches, and what receivers ask
     for.  In other threads they are left alone: a test may count them."""
     settings.DEBUG = True
@@ -181,8 +181,8 @@ def test_a_writers_thread_keeps_no_statements(database, make_store, settings):
 
 
 @pytest.mark.parametrize("name", ["orm", "upsert"])
-def test_the_thread_of_the_middleware_is_a_writers(database, name, settings, signals):
-    """So its connection keeps no statement, and nobody's memory grows."""
+def test_the_thread_of_the_middleware_does_not_log_its_queries(database, name, settings, signals):
+    """So its connection keeps no statements, and the memory does not grow."""
     settings.DEBUG = True
     made = []
 
@@ -223,17 +223,17 @@ def end_by_the_server(connection):
 
 @pytest.mark.parametrize("make_store", STORES)
 def test_a_connection_that_the_server_has_closed_is_no_outage(server_database, make_store):
-    """The batch goes by a new one at once; a change whose answer was lost is told all the same."""
+    """The batch goes by a new one at once; a change whose reply was lost is announced too."""
     store = make_store()
     connection = connections[server_database]
     store.write([make_pending(make_transition())])
     end_by_the_server(connection)
 
-    entry = make_pending(make_transition(stamp=2))
-    written = store.write([entry])
+    pending = make_pending(make_transition(stamp=2))
+    written = store.write([pending])
 
-    assert [change.pending for change in written.changes] == [entry]
-    assert entry.maybe_committed
+    assert [change.pending for change in written.changes] == [pending]
+    assert pending.maybe_committed
 
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
@@ -306,17 +306,19 @@ def test_a_pool_whose_connections_the_server_has_closed_is_no_outage(pool, make_
 
 
 @pytest.mark.parametrize("make_store", STORES)
-def test_a_pooled_connection_that_was_refused_is_not_used_again(pool, make_store, monkeypatch):
+def test_a_pooled_connection_is_not_used_again_after_its_server_rejected_a_write(
+    pool, make_store, monkeypatch
+):
     """Its server may have become read-only, while another one has taken over the address."""
     store = make_store()
     used = []
 
-    def refuse(connection, batch):
+    def reject(connection, batch):
         connection.ensure_connection()
         used.append(connection.connection)
         raise DatabaseError("read-only")
 
-    monkeypatch.setattr(store, "_write_fenced", refuse)
+    monkeypatch.setattr(store, "_write_fenced", reject)
     for _ in range(3):
         store.close_stale_connections()
         with pytest.raises(DatabaseError):
@@ -328,19 +330,19 @@ def test_a_pooled_connection_that_was_refused_is_not_used_again(pool, make_store
 
 @pytest.mark.parametrize("make_store", STORES)
 def test_a_second_lost_connection_is_an_outage(server_database, make_store, monkeypatch):
-    """It tries once more, not for ever."""
+    """It tries only once more."""
     store = make_store()
     connection = connections[server_database]
     store.write([make_pending(make_transition())])
     end_by_the_server(connection)
     tries = []
 
-    def refuse(params):
+    def reject(params):
         tries.append(params)
-        raise OperationalError("the server refuses connections")
+        raise OperationalError("the server rejects connections")
 
-    monkeypatch.setattr(connection, "get_new_connection", refuse)
-    with pytest.raises(OperationalError, match="refuses"):
+    monkeypatch.setattr(connection, "get_new_connection", reject)
+    with pytest.raises(OperationalError, match="rejects"):
         store.write([make_pending(make_transition(stamp=2))])
 
     assert len(tries) == 1

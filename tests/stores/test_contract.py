@@ -53,7 +53,7 @@ def row(number=1):
 
 
 def columns(task):
-    """All that a fact decides: not when it was written, nor seen."""
+    """The columns that a transition decides, without the times when it was written and seen."""
     names = {f.attname for f in Task._meta.concrete_fields} - {"written_at", "seen_at"}
     return {name: getattr(task, name) for name in names}
 
@@ -93,9 +93,9 @@ DETAIL_COLUMNS = {
     [({}, NOTHING), (DETAILS, DETAIL_COLUMNS)],
     ids=["usual", "details"],
 )
-def test_a_fact_becomes_a_row(store, database, details, detail_columns):
+def test_a_transition_becomes_a_row(store, database, details, detail_columns):
     """Field by field, and the task that is announced is that row."""
-    fact = make_transition(
+    transition = make_transition(
         Status.DONE,
         stamp=3,
         at=START + 5,
@@ -112,10 +112,10 @@ def test_a_fact_becomes_a_row(store, database, details, detail_columns):
         **details,
     )
 
-    written = store.write([make_pending(fact)])
+    written = store.write([make_pending(transition)])
 
     expected = {
-        "message_id": uuid.UUID(fact.message_id),
+        "message_id": uuid.UUID(transition.message_id),
         "status": "done",
         "attempt": 2,
         "actor_name": "export",
@@ -131,7 +131,7 @@ def test_a_fact_becomes_a_row(store, database, details, detail_columns):
         "updated_at": moment(START + 5),
         "worker": f"{socket.gethostname()}:{os.getpid()}",
         "stamp": 3,
-        "rank": rank_below_stamp(fact.rank),
+        "rank": rank_below_stamp(transition.rank),
         **detail_columns,
     }
     assert columns(row()) == expected
@@ -153,8 +153,8 @@ def test_only_a_finished_task_has_finished_at(store, status):
     assert row().updated_at == moment(START + 5)
 
 
-def test_a_newer_fact_replaces_the_row_whole(store):
-    """Every column follows the fact that wins."""
+def test_a_newer_transition_replaces_the_whole_row(store):
+    """Every column has the value of the newer transition."""
     store.write([make_pending(make_transition(Status.FAILED, attempt=3, description="old"))])
     newer = make_transition(Status.ENQUEUED, stamp=2, description="new", user_pk=1)
 
@@ -167,11 +167,11 @@ def test_a_newer_fact_replaces_the_row_whole(store):
 
 
 @pytest.mark.parametrize("others", [[], [make_transition(message_id=make_id(2), error="x")]])
-def test_a_newer_fact_empties_what_it_does_not_hold(store, others):
-    """Whether or not another fact of the batch holds details."""
+def test_a_newer_transition_empties_what_it_does_not_hold(store, others):
+    """Whether or not another transition of the batch has details."""
     store.write([make_pending(make_transition(Status.RUNNING, **DETAILS))])
 
-    store.write([make_pending(fact) for fact in [make_transition(stamp=2), *others]])
+    store.write([make_pending(transition) for transition in [make_transition(stamp=2), *others]])
 
     assert {name: getattr(row(), name) for name in DETAILS} == NOTHING
     assert row().worker is None
@@ -192,24 +192,24 @@ def test_the_longest_texts_are_kept_whole(store, character):
 
 
 @pytest.mark.parametrize("number", ["1e+23", "1e+308", "-0.0", "5e-324", "1.0"])
-def test_a_number_that_the_database_writes_in_another_way(store, number):
-    """PostgreSQL returns 1e+23 as a whole number, which is another one: the change is told."""
-    entry = make_pending(make_transition(result=number))
-    assert len(store.write([entry]).changes) == 1
-    assert store.write([entry]).changes == []
+def test_a_number_that_the_database_returns_in_another_form_is_announced(store, number):
+    """PostgreSQL returns 1e+23 as another whole number; the change is announced."""
+    pending = make_pending(make_transition(result=number))
+    assert len(store.write([pending]).changes) == 1
+    assert store.write([pending]).changes == []
 
-    entry.maybe_committed = True
-    assert len(store.write([entry]).changes) == 1
+    pending.maybe_committed = True
+    assert len(store.write([pending]).changes) == 1
 
 
-def test_a_result_that_python_takes_for_the_same(store):
+def test_results_that_are_equal_in_python_only_are_a_change(store):
     """1 and true are equal there, and not in JSON."""
     store.write([make_pending(make_transition(result="[1]"))])
     store.write([make_pending(make_transition(Status.DONE, result="[true]"))])
     assert row().result[0] is True
 
 
-def test_the_time_of_writing_is_the_databases(store, database):
+def test_written_at_is_the_time_of_the_database(store, database):
     """It grows with each change, and with nothing else: it is a cursor for those who follow."""
     store.write([make_pending(make_transition(at=START))])
     first = row().written_at
@@ -224,7 +224,7 @@ def test_the_time_of_writing_is_the_databases(store, database):
     assert abs(before / 1_000_000 - time.time()) < 3600
 
 
-def test_an_older_fact_changes_nothing(store):
+def test_an_older_transition_changes_nothing(store):
     """No signal for a write that lost."""
     store.write([make_pending(make_transition(Status.DONE, description="done"))])
     before = columns(row())
@@ -235,20 +235,20 @@ def test_an_older_fact_changes_nothing(store):
     assert columns(row()) == before
 
 
-def test_the_same_fact_again_changes_nothing(store):
-    """Unless its first commit was never heard of: then it counts as changed."""
-    entry = make_pending(make_transition(Status.DONE, started_at=START, user_pk=3))
-    store.write([entry])
-    assert store.write([entry]).changes == []
+def test_the_same_transition_again_changes_nothing(store):
+    """Unless the reply to its first commit was lost: then it counts as changed."""
+    pending = make_pending(make_transition(Status.DONE, started_at=START, user_pk=3))
+    store.write([pending])
+    assert store.write([pending]).changes == []
 
-    entry.maybe_committed = True
+    pending.maybe_committed = True
 
-    (change,) = store.write([entry]).changes
+    (change,) = store.write([pending]).changes
     assert change.task == row()
 
 
-def test_a_batch_of_all_kinds(store):
-    """New, newer, older and known facts in one batch, in any order."""
+def test_a_batch_may_hold_newer_older_and_repeated_transitions(store):
+    """In any order, and together with new messages."""
     old = [make_pending(make_transition(Status.RUNNING, message_id=make_id(n))) for n in range(30)]
     store.write(old)
     batch = [
@@ -274,7 +274,7 @@ def test_a_batch_of_all_kinds(store):
     assert written.unchanged == 20
 
 
-def test_a_large_batch(store):
+def test_a_batch_may_have_more_rows_than_the_database_takes_parameters(store):
     """More rows than some databases take parameters."""
     batch = [make_pending(make_transition(message_id=make_id(n))) for n in range(2500)]
     assert len(store.write(batch).changes) == 2500
@@ -309,15 +309,17 @@ def test_a_large_batch(store):
     ],
     ids=str,
 )
-def test_a_tie_goes_to_content(lesser, greater, store, database):
+def test_other_values_decide_between_equal_ranks(lesser, greater, store, database):
     """The same one wins whatever the order, in the table as in memory."""
-    facts = [make_transition(Status.RUNNING, happened_at=1.0, **part) for part in (lesser, greater)]
-    assert max(facts, key=sort_key) is facts[1]
+    transitions = [
+        make_transition(Status.RUNNING, happened_at=1.0, **part) for part in (lesser, greater)
+    ]
+    assert max(transitions, key=sort_key) is transitions[1]
     rows = []
-    for order in (facts, facts[::-1]):
+    for order in (transitions, transitions[::-1]):
         Task.objects.using(database).all().delete()
-        changes = [len(store.write([make_pending(fact)]).changes) for fact in order]
-        assert changes == ([1, 1] if order is facts else [1, 0])
+        changes = [len(store.write([make_pending(transition)]).changes) for transition in order]
+        assert changes == ([1, 1] if order is transitions else [1, 0])
         rows.append(columns(row()))
 
     assert rows[0] == rows[1]
@@ -327,18 +329,18 @@ def test_a_tie_goes_to_content(lesser, greater, store, database):
     assert rows[0][name] == expected
 
 
-# One batch may be anything: Hypothesis splits one message's facts over processes.
+# One batch may be anything: Hypothesis splits one message's transitions over processes.
 @given(
-    facts=st.lists(transitions(), min_size=1, max_size=6),
+    transitions=st.lists(transitions(), min_size=1, max_size=6),
     order=st.randoms(use_true_random=False),
 )
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_order_repetition_and_split_ends_in_the_same_row(store, database, facts, order):
-    """The table is the maximum, merged in memory or in the database, in whatever order."""
+def test_any_order_repetition_and_split_ends_in_the_same_row(store, database, transitions, order):
+    """The row is the greatest transition, whether they are merged in memory or in the database."""
     Task.objects.using(database).all().delete()
-    winner = max(facts, key=sort_key)
+    winner = max(transitions, key=sort_key)
     expected = make_pending(winner)
-    repeated = facts + order.choices(facts, k=2)
+    repeated = transitions + order.choices(transitions, k=2)
     order.shuffle(repeated)
     while repeated:
         size = order.randint(1, len(repeated))
@@ -371,7 +373,7 @@ def test_a_clear_between_two_batches(store, database):
     assert Task.objects.count() == 1
 
 
-def test_a_clear_that_is_not_done_yet(store, database):
+def test_a_clear_that_is_not_finished(store, database):
     """A row that an earlier try has written may still be there: what is younger than the clear is
     written all the same."""
     old = make_pending(make_transition(Status.RUNNING))
@@ -386,14 +388,14 @@ def test_a_clear_that_is_not_done_yet(store, database):
     assert row(2).status == "enqueued"
 
 
-def test_a_row_that_was_marked_as_lost_is_not_told_anew(store):
-    """It has the rank of the fact whose commit was never heard of, and says something else."""
-    entry = make_pending(make_transition(Status.RUNNING))
-    store.write([entry])
-    entry.maybe_committed = True
+def test_a_row_that_was_marked_as_lost_is_not_announced_again(store):
+    """It has the rank of the transition whose reply was lost, but another status."""
+    pending = make_pending(make_transition(Status.RUNNING))
+    store.write([pending])
+    pending.maybe_committed = True
     Task.objects.update(status=Status.FAILED, error="lost")
 
-    assert list(store.write([entry]).changes) == []
+    assert list(store.write([pending]).changes) == []
     assert row().status == "failed"
 
 
@@ -408,7 +410,7 @@ def test_a_clock_that_is_set_back(store, database):
 
 
 def test_no_two_clears_leave_the_same_mark(database):
-    """However quickly they follow each other: a store tells them apart by it."""
+    """However quickly they follow each other: a store distinguishes them by it."""
     marks = []
     for _ in range(5):
         assert raise_fence(database, LIMIT_SECONDS)
@@ -423,15 +425,15 @@ NASTY += ["\n\r\t", "😀"]
 
 def test_texts_arrive_as_they_are(store):
     """Whatever a store wraps them in on their way: quotes, braces, commas, backslashes."""
-    facts = [
+    transitions = [
         make_transition(message_id=make_id(n), description=text, app_name=text, model_name=text)
         for n, text in enumerate(NASTY)
     ]
-    store.write([make_pending(fact) for fact in facts])
+    store.write([make_pending(transition) for transition in transitions])
 
     assert [row(n).description for n in range(len(NASTY))] == NASTY
     assert [row(n).app_name for n in range(len(NASTY))] == NASTY
-    assert store.write([make_pending(fact) for fact in facts]).rows == 0
+    assert store.write([make_pending(transition) for transition in transitions]).rows == 0
 
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 999, 1000, START + 7, 2**42 - 1])
@@ -454,10 +456,10 @@ def test_times_are_exact(store, milliseconds):
     assert found.started_at == found.finished_at == moment(milliseconds)
 
 
-def test_bad_data_is_called_so(store, database):
+def test_bad_data_raises_bad_data_error(store, database):
     """And nothing of the batch is committed: the writer looks for the row."""
     bad = make_transition(message_id=make_id(2), actor_name="x" * 301)
-    if database == "default":  # SQLite takes any length, and refuses other things.
+    if database == "default":  # SQLite takes any length, and rejects other things.
         bad = make_transition(message_id=make_id(2), user_pk=2**70)
 
     with pytest.raises(BadDataError):
@@ -466,7 +468,7 @@ def test_bad_data_is_called_so(store, database):
     assert Task.objects.count() == 0
 
 
-UNFIT = [ValueError, TypeError, OverflowError, UnicodeError, ValidationError, KeyError]
+VALUE_ERRORS = [ValueError, TypeError, OverflowError, UnicodeError, ValidationError, KeyError]
 
 
 def raise_for(description, error, monkeypatch):
@@ -475,7 +477,7 @@ def raise_for(description, error, monkeypatch):
 
     def check(transitions):
         if any(each.fields.description == description for each in transitions):
-            raise error("unfit")
+            raise error("not valid")
 
     def make_tasks_or_raise(transitions, alias):
         check(transitions)
@@ -489,8 +491,8 @@ def raise_for(description, error, monkeypatch):
     monkeypatch.setattr(Dialect, "prepare", prepare_or_raise)
 
 
-@pytest.mark.parametrize("error", UNFIT)
-def test_what_the_clients_side_refuses_is_bad_data(store, error, monkeypatch):
+@pytest.mark.parametrize("error", VALUE_ERRORS)
+def test_a_value_that_the_client_rejects_is_bad_data(store, error, monkeypatch):
     """Django's fields or the driver's: nothing was sent, so the connection stays, and the others
     are written."""
     raise_for("odd", error, monkeypatch)
@@ -503,8 +505,10 @@ def test_what_the_clients_side_refuses_is_bad_data(store, error, monkeypatch):
     assert Task.objects.count() == 1
 
 
-@pytest.mark.parametrize("error", UNFIT)
-def test_where_the_connection_is_broken_no_value_is_to_blame(store, database, error, monkeypatch):
+@pytest.mark.parametrize("error", VALUE_ERRORS)
+def test_an_error_of_a_value_is_an_outage_if_the_connection_is_broken(
+    store, database, error, monkeypatch
+):
     """A driver may raise anything then: it is an outage, and a new connection follows."""
     store.write([make_pending(make_transition())])
     raise_for("", error, monkeypatch)
@@ -518,7 +522,7 @@ def test_where_the_connection_is_broken_no_value_is_to_blame(store, database, er
     assert store.write([make_pending(make_transition(Status.DONE))]).rows == 1
 
 
-def test_what_fails_before_the_batch_is_an_outage(store, database, monkeypatch):
+def test_an_error_before_the_batch_is_an_outage(store, database, monkeypatch):
     """An option of the connection's that its driver doesn't know is a TypeError as well."""
     connection = connections[database]
     connection.close()
@@ -546,8 +550,8 @@ def test_a_batch_that_the_server_may_not_take_is_not_sent(store, database):
     store.close_stale_connections()
     assert connections[database].connection is connection
 
-    for entry in batch:
-        store.write([entry])
+    for pending in batch:
+        store.write([pending])
     assert Task.objects.count() == 2
 
 
@@ -568,7 +572,7 @@ def test_a_triggers_own_error_is_bad_data(store, database):
     assert row(2).status == "enqueued"
 
 
-def test_what_a_check_refuses_is_bad_data(store, database):
+def test_a_row_that_a_check_rejects_is_bad_data(store, database):
     """Whether the row is new or not: never is it left out without a word."""
     forbidden = [
         make_pending(make_transition(Status.DONE, message_id=make_id(n), app_name="forbidden"))
@@ -576,15 +580,15 @@ def test_what_a_check_refuses_is_bad_data(store, database):
     ]
     with constraint(database):
         store.write([make_pending(make_transition(message_id=make_id(2)))])
-        for entry in forbidden:
+        for pending in forbidden:
             with pytest.raises(BadDataError):
-                store.write([entry])
+                store.write([pending])
 
         assert [(task.pk.int, task.status) for task in Task.objects.all()] == [(2, "enqueued")]
 
 
 def test_a_row_that_is_deleted_while_it_is_inserted(store, database):
-    """In the admin, say: it stays deleted, and nothing fails for it."""
+    """The admin may delete it.  It stays deleted, and nothing fails."""
     deleted = []
 
     def delete_once(execute, sql, params, many, context):
@@ -618,7 +622,7 @@ def test_a_row_that_a_trigger_drops_is_no_change(store, database):
 
 
 def test_a_missing_table_is_an_outage(store, database):
-    """Kept and tried again until somebody migrates: no row is to blame."""
+    """The batch is kept and tried again until the table is migrated.  No row is rejected."""
     with renamed_table(database), pytest.raises(Exception, match="taskstate_task") as caught:
         store.write([make_pending(make_transition())])
 
@@ -627,9 +631,9 @@ def test_a_missing_table_is_an_outage(store, database):
     assert row().status == "enqueued"
 
 
-def test_a_lock_is_not_waited_for_without_limit(server_store, server_database):
-    """A statement that waits for a lock holds every pending row: it gives up, and is tried
-    again later; nobody else's settings are changed by it."""
+def test_a_write_waits_for_a_lock_for_a_limited_time(server_store, server_database):
+    """A statement that waits for a lock delays every pending row.  It ends, and is tried again
+    later.  The settings of other connections are not changed."""
     server_store.write([make_pending(make_transition())])
     before = lock_limit(server_database)
     failures = []
@@ -780,9 +784,9 @@ def test_times_without_time_zones(store, settings, zone):
     """With USE_TZ off the columns hold the local time, as Django has it, and merge alike."""
     settings.USE_TZ = False
     settings.TIME_ZONE = zone
-    entry = make_pending(make_transition(Status.DONE, at=START + 1, started_at=START))
-    store.write([entry])
-    assert store.write([entry]).changes == []
+    pending = make_pending(make_transition(Status.DONE, at=START + 1, started_at=START))
+    store.write([pending])
+    assert store.write([pending]).changes == []
 
     # The hour that is there twice when summer time ends, with no word on which one it is.
     twice = 1_604_208_600_000  # 2020-11-01 05:30 UTC, 01:30 in New York

@@ -58,7 +58,7 @@ BAD = [
     DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"),
 ]
 #: What the client's own side raises.
-UNFIT = [
+REJECTED_BY_CLIENT = [
     OverflowError("Python int too large to convert to SQLite INTEGER"),
     UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
     ValueError("The database backend does not accept 0 as a value for AutoField."),
@@ -102,8 +102,8 @@ def test_bad_data(error):
     assert not is_conflict(error)
 
 
-@pytest.mark.parametrize("error", UNFIT, ids=repr)
-def test_what_the_client_refuses(error):
+@pytest.mark.parametrize("error", REJECTED_BY_CLIENT, ids=repr)
+def test_errors_of_the_client_mean_that_a_value_is_not_valid(error):
     """Bad data too, where it comes from preparing the values of a batch, and nowhere else."""
     assert is_unfit_value(error)
     assert not is_bad_data(error)
@@ -114,7 +114,7 @@ def test_what_the_client_refuses(error):
     [*BAD, *TIME_LIMITS, postgres("42P01"), mysql(2006), ConnectionError(), MemoryError()],
     ids=repr,
 )
-def test_what_is_not_the_clients(error):
+def test_other_errors_do_not_mean_that_a_value_is_not_valid(error):
     """The database's own errors, and those of the machine."""
     assert not is_unfit_value(error)
 
@@ -129,7 +129,7 @@ def test_time_limits(error):
 
 
 @pytest.mark.parametrize("error", [*BAD, *OUTAGES, mysql(1205), postgres("55P03")], ids=repr)
-def test_what_is_no_time_limit(error):
+def test_a_lock_timeout_does_not_exceed_the_time_limit(error):
     """A lock that could not be had in time isn't: to wait for each half would take longer."""
     assert not is_time_limit(error)
 
@@ -210,7 +210,7 @@ LITERAL = "ValueError: invalid literal for int() with base 10: …"
 INVALID = "ValidationError: ['… is not a valid UUID.']"
 
 
-def server_says(text, code="23514"):
+def server_error(text, code="23514"):
     error = postgres(code)
     error.args = (text,)
     return error
@@ -219,14 +219,14 @@ def server_says(text, code="23514"):
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (server_says("violates x\nDETAIL:  row (secret)\n"), "OperationalError: violates x"),
+        (server_error("violates x\nDETAIL:  row (secret)\n"), "OperationalError: violates x"),
         (
-            server_says('invalid input syntax for type uuid: "secret"\nLINE 1: secret'),
+            server_error('invalid input syntax for type uuid: "secret"\nLINE 1: secret'),
             "OperationalError: invalid input syntax for type uuid: …",
         ),
         # Of the connection: without a code, and with advice.
         (
-            server_says("refused\n\tIs it running?", None),
+            server_error("refused\n\tIs it running?", None),
             "OperationalError: refused Is it running?",
         ),
         (
@@ -253,12 +253,12 @@ def server_says(text, code="23514"):
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_an_error_is_told_without_what_it_quotes(error, text):
-    """What the database was sent is nobody's business who reads the log."""
+def test_the_summary_of_an_error_leaves_out_what_it_quotes(error, text):
+    """Readers of the log must not see the values of a task."""
     assert summarize(error) == text
 
 
-def test_a_traceback_is_told_without_the_texts_of_its_errors():
+def test_a_logged_traceback_leaves_out_the_texts_of_its_errors():
     """Those of the whole chain; where it happened stays."""
     secret = "hunter2"
     try:
@@ -269,7 +269,7 @@ def test_a_traceback_is_told_without_the_texts_of_its_errors():
     except OperationalError as error:
         text = logging.Formatter().formatException(exc_info(error))
 
-    assert "in test_a_traceback_is_told" in text
+    assert "in test_a_logged_traceback" in text
     assert "RedactedError: OperationalError: (1062" in text
     assert secret not in text
 
@@ -293,7 +293,7 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("error", MISSING, ids=repr)
 def test_a_table_or_a_column_is_missing(error):
-    """It won't come by waiting, but by ``migrate``; the batch is kept for that."""
+    """Waiting does not help, but ``migrate`` does; the batch is kept until then."""
     assert find_blocker(error) is Blocker.MISSING
     assert not is_bad_data(error)
 
@@ -315,6 +315,6 @@ def test_a_test_forbids_access(error):
     ],
     ids=repr,
 )
-def test_what_may_be_over_by_itself(error):
+def test_waiting_may_help_in_an_outage(error):
     """An outage is waited for."""
     assert find_blocker(error) is None

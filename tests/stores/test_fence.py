@@ -1,4 +1,4 @@
-"""The fence of a clear, whatever the database's clock says."""
+"""The fence of a clear, whatever time the database's clock shows."""
 
 import math
 import time
@@ -18,7 +18,7 @@ HOUR = 3600.0
 
 
 class Clock:
-    """Monotonic time that passes when it is told to: a store's, and what happens by it."""
+    """Monotonic time that a test advances: that of a store, and of the transitions."""
 
     def __init__(self):
         self.now = 10 * HOUR
@@ -181,13 +181,13 @@ KNOWN = Fence(version=10, cleared_at=20.0, seen_at=50.0)
         (9, -5.0, KNOWN, 20.0),
     ],
 )
-def test_when_a_clear_was(version, age, known, cleared_at):
-    """By its age, held within what the order of marks says."""
+def test_the_time_of_a_clear(version, age, known, cleared_at):
+    """By its age, limited by the order of the marks."""
     assert _fence_of(reading(version, age), known) == Fence(version, cleared_at, None, seen_at=99.0)
 
 
 def test_a_process_whose_clock_is_right_needs_no_history(make_store, database):
-    """The age alone tells what happened before: here by the real clocks."""
+    """The age alone shows what happened before, here by the real clocks."""
     store = make_store()
     store._clock = time.monotonic
     old = make_pending(make_transition(message_id=make_id(1)))

@@ -68,7 +68,7 @@ def in_thread(function):
         raise errors[0]
 
 
-def entry(number):
+def pending_task(number):
     return make_pending(make_transition(message_id=make_id(number)))
 
 
@@ -87,24 +87,24 @@ def test_a_write_that_is_interrupted_anywhere(make_store, is_open, anywhere, blo
                 connection.ensure_connection()
             blocker.left = number
             try:
-                store.write([entry(1000 + number)])
+                store.write([pending_task(1000 + number)])
             except RuntimeError:
                 interrupted.append(number)
             else:
                 return
             finally:
                 blocker.left = float("inf")
-            make_store().write([entry(number)])
+            make_store().write([pending_task(number)])
 
     in_thread(write)
 
     assert len(interrupted) >= (1 if is_open else 2)
     keys = [make_id(number) for number in interrupted]
     assert Task.objects.filter(pk__in=keys).count() == len(keys)
-    make_store().write([entry(2000)])
+    make_store().write([pending_task(2000)])
 
 
-def test_a_look_at_the_database_that_is_interrupted(memory, blocker):
+def test_an_interrupted_choice_of_the_store(memory, blocker):
     """The writer asks which store it can have before it writes anything."""
 
     def look():
@@ -113,7 +113,7 @@ def test_a_look_at_the_database_that_is_interrupted(memory, blocker):
         with pytest.raises(RuntimeError, match=FORBIDDEN):
             selection.find_obstacle(memory)
         blocker.left = float("inf")
-        selection.open_store("auto", lambda: True).write([entry(1)])
+        selection.open_store("auto", lambda: True).write([pending_task(1)])
 
     in_thread(look)
 
@@ -128,10 +128,10 @@ def test_the_writer_makes_sure_of_autocommit(make_store, anywhere):
         connection = connections[anywhere]
         store = make_store()
         store.close_stale_connections()
-        store.write([entry(1)])
+        store.write([pending_task(1)])
         connection.set_autocommit(False)
         Task.objects.update(description="never committed")
-        store.write([entry(2)])
+        store.write([pending_task(2)])
         store.close_stale_connections()
 
     in_thread(write)
@@ -142,14 +142,14 @@ def test_the_writer_makes_sure_of_autocommit(make_store, anywhere):
 
 
 @pytest.mark.parametrize("make_store", STORES)
-def test_the_settings_say_no_autocommit(make_store, anywhere, monkeypatch):
+def test_rows_are_committed_if_the_settings_turn_autocommit_off(make_store, anywhere, monkeypatch):
     """The writer's rows are committed all the same."""
     monkeypatch.setitem(connections.settings[anywhere], name="AUTOCOMMIT", value=False)
 
     def write():
         store = make_store()
         store.close_stale_connections()
-        store.write([entry(1)])
+        store.write([pending_task(1)])
 
     in_thread(write)
 
@@ -157,14 +157,14 @@ def test_the_settings_say_no_autocommit(make_store, anywhere, monkeypatch):
 
 
 @pytest.mark.parametrize("make_store", STORES)
-def test_a_transaction_by_hand_is_the_callers(make_store, anywhere):
+def test_a_synchronous_write_does_not_end_the_callers_transaction(make_store, anywhere):
     """What is written at once, in the calling thread, doesn't end it."""
 
     def write():
         connection = connections[anywhere]
         connection.ensure_connection()
         connection.set_autocommit(False)
-        make_store().write([entry(1)])
+        make_store().write([pending_task(1)])
         assert not connection.get_autocommit()
         connection.rollback()
 
@@ -187,7 +187,9 @@ def test_a_table_that_another_thread_uses(make_store, memory, monkeypatch):
 
     unlock, unlocked = threading.Event(), threading.Event()
     monkeypatch.setattr(base.time, "sleep", pause)
-    writer = threading.Thread(target=in_thread, args=[lambda: make_store().write([entry(1)])])
+    writer = threading.Thread(
+        target=in_thread, args=[lambda: make_store().write([pending_task(1)])]
+    )
     writer.start()
     assert unlock.wait(LIMIT_SECONDS)
     other.rollback()

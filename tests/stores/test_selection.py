@@ -49,7 +49,7 @@ def open_store(name):
     return selection.open_store(name, lambda: True)
 
 
-def test_the_upsert_wherever_it_can_be_had(database):
+def test_the_upsert_store_is_used_if_possible(database):
     """On every database that the tests run on."""
     assert type(open_store("auto")) is UpsertStore
     assert type(open_store("upsert")) is UpsertStore
@@ -57,7 +57,7 @@ def test_the_upsert_wherever_it_can_be_had(database):
 
 
 def test_an_old_database(database, pretend):
-    """The ORM store by itself; where the upsert was asked for, the reason and the cure."""
+    """The ORM store by itself; where the upsert was asked for, the reason and what to do."""
     pretend(**OLD[database])
 
     assert type(open_store("auto")) is OrmStore
@@ -69,7 +69,7 @@ def test_an_old_database(database, pretend):
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
 def test_mysql(database, pretend):
-    """Nobody has tried the statement there."""
+    """The statement was never tried there."""
     pretend(mysql_is_mariadb=False)
 
     assert type(open_store("auto")) is OrmStore
@@ -91,7 +91,7 @@ def test_stricter_transactions(server_database):
 
 
 def test_a_database_that_is_away(sqlite, monkeypatch):
-    """It is asked again, until it answers: nothing is chosen for want of an answer."""
+    """It is asked again until it answers.  No store is chosen before that."""
     connection = connections[sqlite]
     connection.close()
     with monkeypatch.context() as patch:
@@ -103,7 +103,7 @@ def test_a_database_that_is_away(sqlite, monkeypatch):
 
 
 def test_a_connection_that_breaks_meanwhile(sqlite, monkeypatch):
-    """Nobody else would close it: every later try would meet it again."""
+    """Nothing else would close it, and every later try would use it again."""
     connection = connections[sqlite]
     with monkeypatch.context() as patch:
         patch.setattr(selection, "_check_isolation", fail)
@@ -132,7 +132,7 @@ def fail(*arguments):
     raise OperationalError("no answer")
 
 
-def test_the_check_tells_before_the_worker_does(database, settings, pretend):
+def test_the_system_check_finds_an_unusable_store(database, settings, pretend):
     """If it may ask the database: ``migrate`` and ``check --database`` do."""
     settings.TASKSTATE = {"STORE": "upsert"}
     assert problems(database) == []
@@ -154,8 +154,8 @@ def problems(*databases):
 
 
 @pytest.mark.parametrize("database", ["default"], indirect=True)
-def test_asked_for_in_vain_it_is_an_outage(database, pretend, caplog, monkeypatch):
-    """Whoever has run no checks reads the reason in the log, and loses nothing."""
+def test_an_upsert_store_that_is_not_possible_is_an_outage(database, pretend, caplog, monkeypatch):
+    """Without the checks, the reason is in the log, and nothing is lost."""
     pretend(**OLD[database])
     state = StateMiddleware(store="upsert")
     state._writer.push(make_transition())

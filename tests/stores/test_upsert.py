@@ -1,4 +1,4 @@
-"""What the upsert store has of its own: who listens, the fence, what a batch looks like."""
+"""What the upsert store has of its own: receivers, the fence, what a batch looks like."""
 
 import json
 import threading
@@ -47,8 +47,8 @@ def test_the_columns_are_the_models():
     assert {column.name for column in COLUMNS} == columns
 
 
-def test_if_nobody_listens_no_row_is_returned(database):
-    """The rows are written and counted.  MariaDB can't tell those that stayed the same."""
+def test_without_receivers_no_rows_are_returned(database):
+    """The rows are written and counted.  MariaDB does not know which ones stayed the same."""
     store = UpsertStore(is_listened=lambda: False)
     store.write(batch(Status.DONE, range(2)))
     seen, note = statements(database)
@@ -93,8 +93,8 @@ def test_after_a_clear_it_looks_and_sends_the_rest(database):
         assert sum("INSERT" in sql for sql in seen) == 1
 
 
-def test_a_watermark_that_was_deleted(database):
-    """Somebody empties all tables: the next flush makes it again."""
+def test_a_deleted_watermark_is_created_again(database):
+    """The tables may be emptied.  The next flush creates it again."""
     store = UpsertStore()
     store.write(batch(Status.ENQUEUED, [1]))
     Watermark.objects.using(database).all().delete()
@@ -102,18 +102,18 @@ def test_a_watermark_that_was_deleted(database):
     assert store.write(batch(Status.DONE, [1])).rows == 1
 
 
-def test_a_commit_that_was_never_heard_of_is_told_once(database):
-    """Rows that an earlier try has written are changes; those that somebody has overtaken are
-    not, and neither are those that are gone."""
+def test_a_commit_whose_reply_was_lost_is_announced_once(database):
+    """Rows that an earlier try has written are changes; those that another writer has changed since
+    are not, and neither are those that are gone."""
     store = UpsertStore()
-    entries = batch(Status.RUNNING, range(3))
-    store.write(entries)
+    pending_tasks = batch(Status.RUNNING, range(3))
+    store.write(pending_tasks)
     store.write(batch(Status.DONE, [1]))
     Task.objects.filter(pk=make_id(2)).delete()
-    for entry in entries:
-        entry.maybe_committed = True
+    for pending in pending_tasks:
+        pending.maybe_committed = True
 
-    changed = {change.task.pk.int for change in store.write(entries).changes}
+    changed = {change.task.pk.int for change in store.write(pending_tasks).changes}
     assert changed == {0, 2}, "the deleted one is written anew"
 
 
@@ -169,8 +169,8 @@ def test_ties_are_broken_column_by_column(database):
         )
         for first, second in ((values, greater), (greater, values)):
             Task.objects.all().delete()
-            for fact in (first, second):
-                store.write([make_pending(make_transition(Status.RUNNING, **fact))])
+            for transition in (first, second):
+                store.write([make_pending(make_transition(Status.RUNNING, **transition))])
             row = Task.objects.values().get()
             stored = {n: row["user_id" if n == "user_pk" else n] for n in names}
             assert stored == {n: greater[n] for n in names}, name
@@ -215,7 +215,7 @@ def test_a_connection_that_can_not_hold_a_text(database):
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
 @pytest.mark.parametrize("make_store", [UpsertStore, OrmStore])
 @pytest.mark.parametrize("is_first", [True, False])
-def test_a_lock_of_the_table_is_not_waited_for_without_limit(database, make_store, is_first):
+def test_a_write_waits_for_a_table_lock_for_a_limited_time(database, make_store, is_first):
     """On MariaDB, also by the first flush ever; PostgreSQL takes that lock before any limit of the
     upsert's can be set."""
     failures = []

@@ -16,12 +16,12 @@ class Outage(Exception):
 
 
 class FakeStore:
-    """Keeps what was committed, and fails when told to."""
+    """Keeps what was committed, and fails as a test demands."""
 
     def __init__(self):
         self.batches = []
         self.poison = set()
-        self.refuses = lambda fact: fact.message_id in self.poison
+        self.rejects = lambda transition: transition.message_id in self.poison
         #: More rows take it longer than it may.
         self.most_rows = 10**6
         self.error = None
@@ -29,8 +29,8 @@ class FakeStore:
         self.tries = 0
         #: Ids of messages whose rows take too long.
         self.slow = set()
-        self.tidied = 0
-        self.rested = threading.Event()
+        self.stale_checks = 0
+        self.has_closed_idle = threading.Event()
         self.closed = 0
         self.in_transaction = False
         self.on_write = lambda: None
@@ -40,31 +40,31 @@ class FakeStore:
         self.on_write()
         if self.error is not None:
             raise self.error
-        is_slow = any(entry.latest.message_id in self.slow for entry in batch)
+        is_slow = any(pending.latest.message_id in self.slow for pending in batch)
         if is_slow or len(batch) > self.most_rows:
             raise TimeLimitError("it took too long") from Outage("it took too long")
-        if any(self.refuses(entry.latest) for entry in batch):
+        if any(self.rejects(pending.latest) for pending in batch):
             raise BadDataError("no such colour")
         self.batches.append(list(batch))
         if self.errors_after_commit:
             raise self.errors_after_commit.pop()
-        return Written(len(batch), 0, [Change(entry.latest, entry) for entry in batch])
+        return Written(len(batch), 0, [Change(pending.latest, pending) for pending in batch])
 
     def is_in_transaction(self):
         return self.in_transaction
 
     def close_stale_connections(self):
-        self.tidied += 1
+        self.stale_checks += 1
 
     def close_idle_connections(self):
-        self.rested.set()
+        self.has_closed_idle.set()
 
     def close(self):
         self.closed += 1
 
     @property
     def committed(self):
-        return [entry.latest for batch in self.batches for entry in batch]
+        return [pending.latest for batch in self.batches for pending in batch]
 
 
 class _LiveConfig:
@@ -85,14 +85,14 @@ class Bench:
         self.store = FakeStore()
         self.config = Config(**config)
         self.announced = []
-        self.watched = []
+        self.registered = []
         self.threads = False
         self.writer = self.make_writer()
         self.synchronous = SynchronousWriter(
             normalize=lambda transition: transition,
             open_store=lambda: self.store,
             announce=self.announced.append,
-            register=self.watched.append,
+            register=self.registered.append,
             fallback=self.writer,
             clock=lambda: self.now,
         )
@@ -107,7 +107,7 @@ class Bench:
             normalize=lambda transition: transition,
             open_store=lambda: self.store,
             announce=self.announced.append,
-            register=self.watched.append,
+            register=self.registered.append,
             clock=lambda: self.now,
         )
         writer._cycle.backoff._random = lambda: 1.0
@@ -118,7 +118,7 @@ class Bench:
             self.writer.push(make_transition(status, stamp, message_id=make_id(number)))
 
     def spend_burst(self):
-        """Use up what a quiet time allows at once."""
+        """Use up the flushes that the rate limit allows at once."""
         for number in range(BURST):
             self.push(10**6 + number)
             self.writer._cycle.step()
@@ -132,3 +132,8 @@ def fail_from_second_on(store):
             store.error = Outage()
 
     store.on_write = fail
+
+
+def has_emoji(transition):
+    texts = (transition.fields.description, *(transition.details or ()))
+    return any("😀" in text for text in texts if isinstance(text, str))

@@ -1,4 +1,4 @@
-"""Facts and batches, with defaults for what a test doesn't care about."""
+"""Transitions and pending tasks, with defaults for what a test doesn't care about."""
 
 import time
 import uuid
@@ -38,7 +38,7 @@ def make_transition(status=Status.ENQUEUED, stamp=1, at=START, **values):
 
 
 def make_pending(*transitions):
-    entry = PendingTask(transitions[0])
+    pending = PendingTask(transitions[0])
     for transition in transitions[1:]:
-        entry.add(transition)
-    return entry
+        pending.add(transition)
+    return pending

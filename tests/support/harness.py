@@ -22,7 +22,7 @@ POSITIONS = ("first", "middle", "last")
 BACKOFF_MS = {"min_backoff": 2, "max_backoff": 4}
 
 #: Whether AgeLimit skips a message.  Before 1.13 it does what ``message.fail()``
-#: does, and nothing tells one from the other.
+#: does, and nothing distinguishes them.
 AGE_LIMIT_SKIPS = tuple(map(int, version("dramatiq").split(".")[:2])) >= (1, 13)
 
 
@@ -55,7 +55,7 @@ class InProcessBroker(StubBroker):
 
 class TimeLimit(dm.TimeLimit):
     """Dramatiq's, without its thread: that never ends, and after ten minutes raises in a thread
-    whose run it was never told the end of.  Tests raise its exception themselves."""
+    whose run it never saw the end of.  Tests raise its exception themselves."""
 
     def after_process_boot(self, broker):
         """Start no thread."""

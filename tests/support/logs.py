@@ -5,8 +5,8 @@ import logging
 
 
 @contextlib.contextmanager
-def heard_by(handler, *, alone=False):
-    """Let a handler have every record below ``taskstate``; if ``alone``, nobody else has it."""
+def logging_to(handler, *, alone=False):
+    """Add a handler for every record below ``taskstate``; if ``alone``, no other one gets them."""
     logger = logging.getLogger("taskstate")
     before = logger.level, logger.propagate
     logger.addHandler(handler)

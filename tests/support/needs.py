@@ -9,6 +9,6 @@ from tests.support import servers
 
 
 def need(server):
-    """Skip the test if a server is missing; the summary says which."""
+    """Skip the test if a server is missing; the summary names it."""
     if not servers.answers(server):
         pytest.skip(f"{server} does not answer")

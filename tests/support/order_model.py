@@ -80,7 +80,7 @@ class Hops:
 
 
 @dataclasses.dataclass(order=True)
-class Said:
+class Transition:
     """A transition: what decides, and when it really happened."""
 
     stamp: int
@@ -106,10 +106,10 @@ class Life:
         self._offsets = [rng.uniform(-case.skew, case.skew) for _ in range(HOSTS)]
         #: When the clock of the first host jumps, and by how much.
         self._jump = (1e9 + rng.uniform(0, 60), rng.uniform(-case.skew, case.skew))
-        self._said = []
+        self._transitions = []
 
     def live(self):
-        """Go through it; return what was said, in the order of real time."""
+        """Go through it; return its transitions, in the order of real time."""
         rng, case = self._rng, self._case
         real = 1e9
         host = self._host()
@@ -126,8 +126,8 @@ class Life:
             self._attempts = rng.choice([1, 2, 3])
             real += rng.uniform(0.00001, 0.002)
             real, used = self._send(real, host, used if case.is_same_object else 0, delay)
-        self._said.sort(key=lambda one: one.real)
-        return self._said
+        self._transitions.sort(key=lambda one: one.real)
+        return self._transitions
 
     def _host(self):
         return self._rng.randrange(HOSTS)
@@ -138,8 +138,8 @@ class Life:
             offset += self._jump[1]
         return int((real + offset) * 1000)
 
-    def _say(self, real, host, stamp, phase, status=0):
-        self._said.append(Said(stamp, phase, self._now(real, host), status, real))
+    def _add(self, real, host, stamp, phase, status=0):
+        self._transitions.append(Transition(stamp, phase, self._now(real, host), status, real))
 
     def _send(self, real, host, used, delay):
         """Send it; return when all that follows is over, and the stamp of the sender's object."""
@@ -158,7 +158,7 @@ class Life:
         """``encoded`` is the stamp in the options before this enqueue."""
         rng, broker = self._rng, self._case.broker
         waiting, carried = stamps
-        self._say(real, host, waiting, WAITING, int(delay is not None))
+        self._add(real, host, waiting, WAITING, int(delay is not None))
         found = carried if broker == CARRIED else encoded
         if delay is not None and broker != EARLY_NATIVE:
             # The consumer that has fetched it enqueues it when it is due.
@@ -170,7 +170,7 @@ class Life:
         """Run it; return when all that follows is over."""
         rng, fault = self._rng, self._case.fault
         stamp = self._rule.run(found, self._own, self._now(real, host))
-        self._say(real, host, stamp, RUNNING)
+        self._add(real, host, stamp, RUNNING)
         began = real
         real += rng.uniform(0.001, 5)
         is_hit = self._fault_in == attempt
@@ -190,13 +190,13 @@ class Life:
         if attempt + 1 < self._attempts:
             delay = self._rng.uniform(*self._case.backoff)
             return self._enqueue(real, host, stamp, attempt + 1, delay)
-        self._say(real, host, stamp, FINISHED, self._rng.randrange(3))
+        self._add(real, host, stamp, FINISHED, self._rng.randrange(3))
         return real
 
 
-def verdict(said):
-    """Return what a row says in the end, against what was said last in real time."""
-    row, last = max(said), max(said, key=lambda one: one.real)
+def verdict(transitions):
+    """Compare the row in the end with the last transition in real time."""
+    row, last = max(transitions), max(transitions, key=lambda one: one.real)
     if row.phase != FINISHED:
         return "stuck"  # All of them end, so the row should.
     if row is last:
@@ -204,12 +204,12 @@ def verdict(said):
     return "right" if row.status == last.status else "another outcome"
 
 
-def unseen(said):
+def unseen(transitions):
     """Return the share of runs whose beginning the row didn't show, by an earlier state that had a
     greater stamp or phase."""
     row = None
     runs = missed = 0
-    for one in said:
+    for one in transitions:
         row = one if row is None else max(row, one)
         if one.phase == RUNNING:
             runs += 1
@@ -223,9 +223,9 @@ def measure(case, lives, rule=None, seed=1):
     found = Counter({"stuck": 0, "another outcome": 0})
     missed = 0.0
     for _ in range(lives):
-        said = Life(rule or Stamps(), case, rng).live()
-        found[verdict(said)] += 1
-        missed += unseen(said)
+        transitions = Life(rule or Stamps(), case, rng).live()
+        found[verdict(transitions)] += 1
+        missed += unseen(transitions)
     return {
         "stuck": 100 * found["stuck"] / lives,
         "another outcome": 100 * found["another outcome"] / lives,

@@ -4,5 +4,5 @@ from taskstate.stores.orm import OrmStore
 from tests.support.factories import make_pending
 
 
-def write(*facts):
-    OrmStore().write([make_pending(fact) for fact in facts])
+def write(*transitions):
+    OrmStore().write([make_pending(transition) for transition in transitions])

@@ -15,7 +15,7 @@ from benchmarks import services
 REDIS_DATABASE = 15
 DATABASES = ("default", "postgres", "mariadb")
 
-#: Tells apart what runs at the same time: the environments of the matrix, or Python's versions; and
+#: Separates what runs at the same time: the environments of the matrix, or Python's versions; and
 #: the processes of one run (pytest-xdist).
 _PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
 _PARTS = (os.environ.get("TASKSTATE_TEST_TAG", _PYTHON), os.environ.get("PYTEST_XDIST_WORKER"))

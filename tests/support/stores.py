@@ -1,4 +1,4 @@
-"""The stores, and what makes a database refuse their rows."""
+"""The stores, and what makes a database reject their rows."""
 
 from django.db import connections
 

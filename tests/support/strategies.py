@@ -1,4 +1,4 @@
-"""Hypothesis strategies: facts about one message, close enough together to tie."""
+"""Hypothesis strategies: transitions about one message, close enough together to tie."""
 
 from hypothesis import strategies as st
 
@@ -8,7 +8,7 @@ from tests.support.factories import START, make_transition
 
 @st.composite
 def transitions(draw):
-    """A fact about the one message of these tests; many draws collide in rank."""
+    """A transition about the one message of these tests; many draws collide in rank."""
     status = draw(st.sampled_from(Status))
     started = draw(st.sampled_from([None, START, START + 1]))
     if status in {Status.ENQUEUED, Status.SKIPPED}:

@@ -148,7 +148,7 @@ def queue_of_its_own(kind):
     need(kind)
     queue = f"taskstate-tests-{uuid.uuid4().hex[:8]}"
     # A worker that stops leaves some messages to be given back by Redis's maintenance, which runs
-    # now and then for workers that were last heard of a minute ago: here it runs often, and soon.
+    # now and then for workers that were last seen a minute ago: here it runs often, and soon.
     options = {"heartbeat_timeout": 5000, "maintenance_chance": 100_000}
     if kind == "rabbitmq":
         # Without it, what a process publishes right before it ends, or is killed, may get lost: the

@@ -90,7 +90,7 @@ def test_a_task_is_shown_as_it_is():
     ],
 )
 def test_each_status(status, values, note, bar):
-    """What it says, and its bar: indeterminate, at a value, or none."""
+    """Its text, and its bar: indeterminate, at a value, or none."""
     _, found, fields = read(render("{% task_progress task %}", task=make_task(status, **values)))
 
     assert fields["note"] == note
@@ -108,8 +108,8 @@ def test_a_delayed_task_says_when_it_is_due(settings):
 @pytest.mark.parametrize("field", ["description", "actor_name", "progress_text", "user_error"])
 @pytest.mark.parametrize("status", list(Status))
 @pytest.mark.parametrize("source", ["{}", "{{% autoescape off %}}{}{{% endautoescape %}}"])
-def test_texts_are_no_html(field, status, source):
-    """Whatever somebody has called their report, and wherever the tag stands."""
+def test_texts_are_escaped(field, status, source):
+    """Whatever a user has called their report, and wherever the tag stands."""
     text = render(
         source.format("{% task_progress task %}"),
         task=make_task(status, error="E", **{field: EVIL}),
@@ -124,7 +124,7 @@ def test_texts_are_no_html(field, status, source):
         assert fields["title"] == bar["aria-label"] == EVIL
 
 
-def test_a_title_is_no_html(sqlite):
+def test_a_title_is_escaped(sqlite):
     """Nor is what the page calls a message."""
     page = Page(render("{% task_progress key title=evil %}", key=make_id(1), evil=EVIL))
 
@@ -148,7 +148,7 @@ def test_a_message_without_a_row(database):
 
 
 def test_an_id_shows_its_row_to_its_user_only(database):
-    """Anybody may write an id into an address."""
+    """Any user may write an id into an address."""
     write(make_transition(Status.DONE, description="Export 7", user_pk=7))
     user_model = get_user_model()
 
@@ -161,8 +161,8 @@ def test_an_id_shows_its_row_to_its_user_only(database):
 
 
 @pytest.mark.parametrize("value", ["7", "", None, 7, EVIL])
-def test_what_is_no_task_is_refused(value):
-    """With its value and the cure, where the template is written."""
+def test_the_tag_rejects_what_is_not_a_task(value):
+    """The error states the value and what to do, at its place in the template."""
     with pytest.raises(ValueError, match="is not a message, a task, or the id of one"):
         render("{% task_progress value %}", value=value)
 
@@ -175,7 +175,7 @@ def test_missing_urls_are_named(settings):
 
 
 def test_the_assets_come_from_the_site():
-    """As files of its own, so that a strict Content-Security-Policy lets them in."""
+    """As files of its own, so that a strict Content-Security-Policy allows them."""
     page = Page(render("{% taskstate_assets %}"))
 
     assert page.offences() == []

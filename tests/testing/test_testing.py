@@ -106,7 +106,7 @@ def test_a_test_case_runs_a_task(in_a_test_case, database, shop):
 
 
 def test_retries_do_not_wait(in_a_test_case, shop):
-    """A backoff of an hour takes none, and the task tells of its last attempt."""
+    """A backoff of an hour takes no time, and the task shows its last attempt."""
 
     def test():
         task = run_task(shop.failing(times=2))
@@ -255,11 +255,11 @@ def test_a_skipped_task(sqlite, shop):
 def test_a_failure_without_an_exception_can_be_raised_too(sqlite):
     """Where a middleware has failed the message."""
 
-    class Refuse(dramatiq.Middleware):
+    class Reject(dramatiq.Middleware):
         def before_process_message(self, broker, message):
             message.fail()
 
-    shop = Shop(Refuse())
+    shop = Shop(Reject())
     with pytest.raises(RuntimeError, match="of actor record failed"):
         run_task(shop.recorder("record"), 1, raise_on_failure=True)
     assert shop.ran == []
@@ -308,7 +308,7 @@ def test_an_asynchronous_actor(in_a_test_case):
 
 
 def test_a_message_of_an_unknown_actor_is_rejected(sqlite, shop):
-    """As a worker does, and the task says so."""
+    """As a worker does; the task has that status."""
     record = shop.recorder("record")
     record.send_with_options(args=(1,), for_state={})
     del shop.broker.actors["record"]
@@ -343,8 +343,8 @@ def test_a_worker_that_took_the_message_is_named(sqlite, shop):
         run_task(shop.recorder("record"), 1)
 
 
-def test_wrong_use_is_told(shop):
-    """With the value and the cure, and before anything is sent."""
+def test_wrong_arguments_raise_an_error(shop):
+    """The error states the value and what to do, before anything is sent."""
     record = shop.recorder("record")
     for wrong in (lambda: None, dramatiq.GenericActor, object(), "record", None):
         with pytest.raises(TypeError, match=r"is not an actor\. Decorate .*GenericActor"):
@@ -358,8 +358,8 @@ def test_wrong_use_is_told(shop):
     assert not shop.broker.queues["default"].qsize()
 
 
-def test_a_message_without_a_row_is_told(sqlite, shop):
-    """An id that is no UUID is not tracked, say."""
+def test_a_message_without_a_row_raises_an_error(sqlite, shop):
+    """A message whose id is no UUID is not tracked."""
 
     class Rename(dramatiq.Middleware):
         def before_enqueue(self, broker, message, delay):
@@ -390,8 +390,8 @@ def test_waiting_for_real_workers(database, shop):
             assert wait_for_status(key, Status.DONE).pk == task.pk
 
 
-def test_waiting_in_vain(database, shop):
-    """Says what was there at last: nothing, no worker, or the error of a failure."""
+def test_waiting_without_success_raises_an_error(database, shop):
+    """The error states what was there at last: nothing, no worker, or the error of a failure."""
     with pytest.raises(AssertionError, match=r"was not done within 0 seconds\. There is no row"):
         wait_for_status(uuid.uuid4(), "done", timeout=0)
 
@@ -405,8 +405,8 @@ def test_waiting_in_vain(database, shop):
         wait_for_status(message, "done", timeout=0)
 
 
-def test_waiting_in_a_transaction_is_refused(database, shop):
-    """At once; unless what is waited for is there already."""
+def test_waiting_in_a_transaction_raises_an_error(database, shop):
+    """At once, unless the expected status is there already."""
     with transaction.atomic(using=database):
         task = run_task(shop.recorder("record"), 1)
         assert wait_for_status(task, "done").pk == task.pk
@@ -415,8 +415,8 @@ def test_waiting_in_a_transaction_is_refused(database, shop):
         transaction.set_rollback(True, using=database)
 
 
-def test_waiting_for_nonsense_is_told(shop):
-    """A status that isn't one, and an id that isn't one."""
+def test_waiting_for_an_invalid_status_or_id_raises_an_error(shop):
+    """The error names the value."""
     with pytest.raises(ValueError, match=r"'finished' is not a status.*enqueued, delayed, running"):
         wait_for_status(uuid.uuid4(), "finished")
     with pytest.raises(ValueError, match="'export' is not a message, a task, or the id"):
@@ -447,7 +447,7 @@ def end_connection(alias):
 
 
 class Writer:
-    """A thread that writes to all tasks, and commits when it is told to.
+    """A thread that writes to all tasks, and commits on demand.
 
     In the block the reads of the calling thread fail; ``reads`` counts them, and ``on_read`` is
     called with each one's number after it has failed.
@@ -510,7 +510,7 @@ def test_waiting_while_a_table_is_locked(in_memory, shop):
 
 
 def test_waiting_for_a_lock_has_an_end(in_memory, shop):
-    """And says that it was a lock, since nothing else is known then."""
+    """The error states that it was a lock, since nothing else is known then."""
     with Writer(in_memory), pytest.raises(
         AssertionError, match=r"not done within 0\.1 seconds.*could not be read: .*is locked"
     ):
@@ -518,7 +518,7 @@ def test_waiting_for_a_lock_has_an_end(in_memory, shop):
 
 
 def test_messages_run_while_a_table_is_locked(in_memory, shop):
-    """By a worker that runs beside, say: the tasks are read when it has committed."""
+    """A worker may run beside.  The tasks are read when it has committed."""
     shop.recorder("record").send(1)
     with Writer(in_memory) as writer:
         commit_at(writer, 2)

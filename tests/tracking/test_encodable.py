@@ -1,4 +1,4 @@
-"""What a ``for_state`` may hold beside texts and numbers, and what its sender is told."""
+"""What a ``for_state`` may hold beside texts and numbers, and which errors its sender gets."""
 
 import collections
 import datetime
@@ -37,7 +37,7 @@ KEY = uuid.UUID(int=7)
 DAY = datetime.date(2026, 11, 30)
 MOMENT = datetime.datetime(2026, 11, 30, 5, 30, tzinfo=datetime.timezone.utc)
 
-#: Messages were tuples before 1.14: what is said of the caller's dictionaries can't be kept there.
+#: Messages were tuples before 1.14: what is known of the caller's dictionaries can't be kept there.
 IS_TUPLE = issubclass(dramatiq.Message, tuple)
 
 
@@ -64,8 +64,8 @@ def pushed(monkeypatch):
     collector = module.FieldCollector()
 
     def push(writer, transition):
-        fact = collector.normalize(transition)
-        fields.append({name: getattr(fact.fields, name) for name in (*FIELDS, "metadata")})
+        normalized = collector.normalize(transition)
+        fields.append({name: getattr(normalized.fields, name) for name in (*FIELDS, "metadata")})
 
     monkeypatch.setattr(module.Writer, "push", push)
     monkeypatch.setattr(module.SynchronousWriter, "push", push)
@@ -133,7 +133,7 @@ def test_known_kinds_are_replaced(key, value, expected, broker, act, pushed):
 
 
 def test_a_user_stands_for_its_key(broker, act, pushed):
-    """``request.user`` as well, which is lazy, and nobody if that isn't signed in."""
+    """``request.user`` as well, which is lazy; no user if that isn't signed in."""
     users = [user(), SimpleLazyObject(user), SimpleLazyObject(AnonymousUser), AnonymousUser()]
     for each in users:
         act.send(for_state={"user_pk": each})
@@ -194,8 +194,8 @@ def fails():
         ({"other": Strange()}, "for_state['other'] of actor 'act' is of type Strange, which can't"),
     ],
 )
-def test_any_other_is_an_error_of_the_senders(for_state, error, broker, act, pushed):
-    """A TypeError that names key, type and cure, and nothing has happened."""
+def test_a_value_of_an_unknown_kind_raises_in_the_sender(for_state, error, broker, act, pushed):
+    """A TypeError states the key, the type and what to do, and nothing has happened."""
     for send in (
         lambda: act.send(for_state=for_state),
         lambda: act.send_with_options(for_state=for_state, delay=1),
@@ -208,8 +208,8 @@ def test_any_other_is_an_error_of_the_senders(for_state, error, broker, act, pus
     assert broker.queues["default.DQ"].empty()
 
 
-def test_dramatiq_lets_it_through():
-    """Of what a hook raises, only this; and it is caught by its common name."""
+def test_dramatiq_passes_the_error_to_the_sender():
+    """Of what a hook raises, only this; it can be caught by its common name."""
     assert issubclass(ForStateError, MiddlewareError)
     assert issubclass(ForStateError, TypeError)
 
@@ -230,8 +230,8 @@ def test_nothing_of_the_callers_is_changed(broker, act, pushed):
     assert message.kwargs["for_state"] == {"user_pk": 7, "metadata": {"key": str(KEY)}}
 
 
-def test_what_is_passed_by_position_is_made_fit_as_well(broker, pushed):
-    """Or says what to do, where Dramatiq's messages can't be changed."""
+def test_values_passed_by_position_are_replaced_as_well(broker, pushed):
+    """Or the error states what to do, where Dramatiq's messages can't be changed."""
     actor = declare(broker, fn=lambda report, for_state: None, for_state={"description": "own"})
     if IS_TUPLE:
         with pytest.raises(TypeError, match=r"Pass it by keyword, for_state={...}"):
@@ -245,7 +245,7 @@ def test_what_is_passed_by_position_is_made_fit_as_well(broker, pushed):
     assert for_state == {"user_pk": user()}
 
 
-def test_what_an_actor_is_declared_with_is_made_fit_each_time(broker, pushed):
+def test_the_values_of_an_actors_declaration_are_replaced_for_each_message(broker, pushed):
     """The message carries it as it was where it was sent, in that language."""
     state = {"user_pk": user(), "description": gettext_lazy("Yes"), "metadata": {"key": KEY}}
     actor = declare(broker, for_state=state)
@@ -276,7 +276,7 @@ def test_what_the_projects_encoder_takes_is_no_error(use_encoder, broker, act, p
 
 
 def test_what_pickle_takes_stays_the_actors(use_encoder, broker, act, pushed):
-    """Our own keys are replaced all the same: nobody wants a whole user in the broker."""
+    """Our own keys are replaced nevertheless, since a whole user does not belong in the broker."""
     use_encoder(PickleEncoder())
     act.send(for_state={"user_pk": user(), "other": KEY, "description": gettext_lazy("Yes")})
 
@@ -285,8 +285,8 @@ def test_what_pickle_takes_stays_the_actors(use_encoder, broker, act, pushed):
     assert type(found["description"]) is str
 
 
-def test_what_contains_itself_is_the_encoders_to_refuse(act, pushed):
-    """It has its own words for that."""
+def test_a_value_that_contains_itself_is_left_to_the_encoder(act, pushed):
+    """It raises an error of its own."""
     for others in ([], [KEY]):
         circle = []
         circle += [circle, *others, circle]
@@ -302,8 +302,8 @@ def connect(kind, url):
 
 
 @pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
-def test_it_is_so_on_each_broker(kind, pushed):
-    """What is refused is not sent, and what is replaced is."""
+def test_values_are_replaced_or_rejected_on_each_broker(kind, pushed):
+    """A message with a value that cannot be encoded is not sent; one with replaced values is."""
     with queue_of_its_own(kind) as env:
         broker = connect(kind, env["BROKER"])
         act = declare(broker, queue_name=env["DEMO_QUEUE"])
@@ -316,7 +316,7 @@ def test_it_is_so_on_each_broker(kind, pushed):
     assert (found, [fields["user_pk"] for fields in pushed]) == (1, [7])
 
 
-def test_it_arrives_at_the_worker(sqlite):
+def test_replaced_values_arrive_at_the_worker(sqlite):
     """And in the row."""
 
     def keep(for_state):
@@ -333,7 +333,7 @@ def test_it_arrives_at_the_worker(sqlite):
 
 
 @pytest.mark.parametrize("place", ["second", "callback"])
-def test_the_messages_that_follow_are_made_fit_as_well(broker, act, pushed, place):
+def test_values_of_the_messages_that_follow_are_replaced_as_well(broker, act, pushed, place):
     """They are encoded inside of the first one."""
     state = {"user_pk": user(), "metadata": {"key": KEY}}
     first, second = act.message(for_state={}), act.message(for_state=state)
@@ -349,8 +349,8 @@ def test_the_messages_that_follow_are_made_fit_as_well(broker, act, pushed, plac
     assert state == {"user_pk": user(), "metadata": {"key": KEY}}
 
 
-def test_what_a_message_that_follows_can_not_hold(broker, act):
-    """The error names the key, the type and the cure, and nothing is sent."""
+def test_a_value_of_a_message_that_follows_may_raise(broker, act):
+    """The error states the key, the type and what to do, and nothing is sent."""
     messages = act.message(for_state={}), act.message(for_state={"description": object()})
     with pytest.raises(
         TypeError, match=r"for_state\['description'\].*of type object.*Send a string"

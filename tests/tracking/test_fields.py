@@ -33,8 +33,8 @@ def transition(fields, status=Status.RUNNING):
     return Transition(pack_rank(status, 1, START), 0, None, 1.0, fields)
 
 
-def test_a_plain_message_waits_as_it_is(collector):
-    """The hook makes nothing fit: that is what makes it cheap."""
+def test_a_plain_message_is_not_normalized_in_the_hook(collector):
+    """That makes the hook cheap."""
     fields = collector.collect(make_message(PLAIN, queue_name="slow.DQ"), PLAIN)
 
     assert fields[2:8] == (7, "act", "slow.DQ", "Export", "Report", "shop")
@@ -42,7 +42,7 @@ def test_a_plain_message_waits_as_it_is(collector):
 
 
 @pytest.mark.parametrize("for_state", ODD, ids=lambda for_state: str(for_state)[:30])
-def test_what_could_change_or_is_large_is_normalized_at_once(for_state, collector):
+def test_values_that_may_change_or_are_large_are_normalized_in_the_hook(for_state, collector):
     """Nothing of the caller's is kept by reference."""
     fields = collector.collect(make_message(for_state, queue_name="slow.DQ"), for_state)
     text = str(fields)
@@ -90,13 +90,13 @@ def test_a_value_without_a_text_is_named_in_its_place(key, collector):
 
 def test_names_are_shared(collector):
     """Tasks that wait by the hundred thousand hold few different ones."""
-    facts = []
+    transitions = []
     for number in range(2):
         actor_name = f"{number // 2}actor"  # Equal, and not the same object.
         message = make_message(PLAIN, actor_name=actor_name, message_id=make_id(number))
-        facts.append(collector.normalize(transition(collector.collect(message, PLAIN))))
+        transitions.append(collector.normalize(transition(collector.collect(message, PLAIN))))
 
-    assert facts[0].fields.actor_name is facts[1].fields.actor_name
+    assert transitions[0].fields.actor_name is transitions[1].fields.actor_name
 
 
 def test_a_message_that_can_not_be_encoded_is_tracked(caplog):

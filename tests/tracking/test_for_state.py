@@ -20,8 +20,8 @@ def pushed(monkeypatch):
     collector = module.FieldCollector()
 
     def push(writer, transition):
-        fact = collector.normalize(transition)
-        fields.append({name: getattr(fact.fields, name) for name in FIELDS})
+        normalized = collector.normalize(transition)
+        fields.append({name: getattr(normalized.fields, name) for name in FIELDS})
 
     monkeypatch.setattr(module.Writer, "push", push)
     monkeypatch.setattr(module.SynchronousWriter, "push", push)

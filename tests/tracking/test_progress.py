@@ -1,4 +1,4 @@
-"""What an actor tells of its run, what is known of a failure, and how a message is tracked."""
+"""What an actor reports of its run, what is known of a failure, and how a message is tracked."""
 
 import asyncio
 import contextlib
@@ -101,7 +101,7 @@ def broker():
 
 
 def test_progress_is_seen_while_it_runs_and_kept_when_it_is_done(database):
-    """Without passing anything to whoever tells it."""
+    """The function that reports it needs no argument for that."""
     gate = Gate()
     broker = make_broker()
 
@@ -140,7 +140,7 @@ def test_progress_is_a_percentage(state, broker, sqlite, arguments, progress):
 
 
 class Vector:
-    """An array of several numbers is no number: it says so by an error of its own."""
+    """An array of several numbers is no number, and raises an error of its own."""
 
     def __float__(self):
         raise RuntimeError
@@ -151,8 +151,10 @@ class Vector:
     [("half",), (None,), (1, "all"), (float("nan"),), ([1], 2), (1, "0"), (Vector(),)],
     ids=range(7),
 )
-def test_what_is_no_number_ends_no_work(state, broker, sqlite, arguments, caplog, monkeypatch):
-    """It is logged once per actor, with the cure."""
+def test_progress_that_is_not_a_number_does_not_end_the_actor(
+    state, broker, sqlite, arguments, caplog, monkeypatch
+):
+    """That is logged once per actor, with what to do."""
     monkeypatch.setattr(progress, "_warnings", ActorWarnings(progress.logger))
     message = make_message({})
     with running(state, broker, message):
@@ -200,7 +202,7 @@ def test_outside_of_a_tracked_message_nothing_happens(state, broker):
 
 
 def test_a_run_ends_when_its_message_does(state, broker, sqlite):
-    """What a thread that was left behind tells is not its successor's, nor its own any more."""
+    """Progress that a thread reports later belongs neither to it nor to the next message."""
     first, second = make_message({}), make_message({})
     with running(state, broker, first):
         left_behind = contextvars.copy_context()
@@ -215,7 +217,7 @@ def test_a_run_ends_when_its_message_does(state, broker, sqlite):
     assert [task_of(message).result for message in (first, second)] == [None, None]
 
 
-def test_ten_thousand_calls_wait_as_one(state, broker, sqlite):
+def test_ten_thousand_progress_reports_take_one_place_in_the_buffer(state, broker, sqlite):
     """While the database is stuck as well: a call changes what is on its way."""
     message = make_message({})
     buffer = state._writer._buffer
@@ -232,7 +234,7 @@ def test_ten_thousand_calls_wait_as_one(state, broker, sqlite):
     assert (task_of(message).progress, task_of(message).status) == (50, "done")
 
 
-def test_a_report_that_is_dropped_is_made_again(state, broker):
+def test_progress_is_reported_again_after_a_report_was_dropped(state, broker):
     """The next call reports, though the buffer had no room for the last one."""
     buffer = Buffer(1, FieldCollector().normalize)
     run = Run(make_message({}))
@@ -246,7 +248,7 @@ def test_a_report_that_is_dropped_is_made_again(state, broker):
 
 
 def test_a_forked_child_of_an_actor_reports(state, broker, sqlite):
-    """Though a report was on its way in the parent when it was born."""
+    """Although a report was pending in the parent when it was forked."""
     message = make_message({})
     with running(state, broker, message):
         taskstate.set_progress(1)
@@ -267,13 +269,13 @@ def test_no_two_reports_of_a_run_are_equal(monkeypatch, broker, state):
         first = pushed[-1].to_transition()
         taskstate.set_progress(10)
         second = pushed[-1].to_transition()
-    started, *_, done = (fact for fact in pushed if isinstance(fact, Transition))
+    started, *_, done = (transition for transition in pushed if isinstance(transition, Transition))
     assert started.rank < first.rank < second.rank < done.rank
-    assert [fact.details.progress for fact in (first, second, done)] == [80, 10, 10]
+    assert [transition.details.progress for transition in (first, second, done)] == [80, 10, 10]
 
 
 @pytest.fixture
-def told():
+def announced():
     """The signals of this test: status, progress and transitions."""
     signals = []
 
@@ -286,8 +288,8 @@ def told():
 
 
 @pytest.mark.parametrize("flushes", [True, False])
-def test_progress_is_no_transition_of_its_own(flushes, database, told):
-    """A receiver can tell it from a start, which is in the transitions once."""
+def test_progress_alone_is_announced_without_transitions(flushes, database, announced):
+    """A receiver can distinguish it from a start, which is in the transitions once."""
     broker = make_broker()
 
     @dramatiq.actor(broker=broker, actor_name="act")
@@ -300,15 +302,15 @@ def test_progress_is_no_transition_of_its_own(flushes, database, told):
     with Workers(broker) as workers:
         workers.finish()
 
-    statuses = [status for *_, transitions in told for status in transitions]
+    statuses = [status for *_, transitions in announced for status in transitions]
     assert statuses.count(Status.RUNNING) == statuses.count(Status.DONE) == 1
     if flushes:
-        assert [row[1:] for row in told[-10:-1]] == [(10 * n, ()) for n in range(1, 10)]
-    assert told[-1][1] == 90
-    assert told[-1][2][-1] == Status.DONE
+        assert [row[1:] for row in announced[-10:-1]] == [(10 * n, ()) for n in range(1, 10)]
+    assert announced[-1][1] == 90
+    assert announced[-1][2][-1] == Status.DONE
 
 
-def test_each_start_is_told_once(sqlite, told):
+def test_each_start_is_announced_once(sqlite, announced):
     """That of each attempt, which reports its progress as well."""
     broker = make_broker()
 
@@ -323,13 +325,13 @@ def test_each_start_is_told_once(sqlite, told):
     with Workers(broker) as workers:
         workers.finish()
 
-    statuses = [status for *_, transitions in told for status in transitions]
+    statuses = [status for *_, transitions in announced for status in transitions]
     assert statuses.count(Status.RUNNING) == 3
     assert statuses.count(Status.FAILED) == 1
-    assert [transitions for status, *_, transitions in told if not transitions]
+    assert [transitions for status, *_, transitions in announced if not transitions]
 
 
-def test_a_retry_starts_anew(database):
+def test_a_retry_starts_without_progress(database):
     """The progress of the run that failed is not the next one's."""
     seen = []
     broker = make_broker()
@@ -374,16 +376,16 @@ def test_the_error_of_an_attempt_is_not_that_of_a_later_one(position, sqlite):
 # track.
 
 
-def test_track_tells_after_each_item(state, broker, sqlite, monkeypatch):
+def test_track_reports_progress_after_each_item(state, broker, sqlite, monkeypatch):
     """Of how many there are."""
-    said = []
-    monkeypatch.setattr(progress, "_report", lambda run, push, *what: said.append(what))
+    reported = []
+    monkeypatch.setattr(progress, "_report", lambda run, push, *what: reported.append(what))
     with running(state, broker, make_message({})):
         assert list(taskstate.track("abcd", "letters")) == list("abcd")
-    assert said == [(percent, "letters") for percent in (0, 25, 50, 75, 100)]
+    assert reported == [(percent, "letters") for percent in (0, 25, 50, 75, 100)]
 
 
-def test_track_takes_what_can_not_tell_its_length():
+def test_track_accepts_an_iterable_whose_length_raises():
     """As a loader of data does that streams."""
 
     class Stream:
@@ -396,7 +398,7 @@ def test_track_takes_what_can_not_tell_its_length():
     assert "".join(taskstate.track(Stream())) == "ab"
 
 
-def test_track_knows_no_percentage_without_a_length(state, broker, sqlite):
+def test_track_reports_no_percentage_without_a_length(state, broker, sqlite):
     """But what it is doing."""
     message = make_message({})
     with running(state, broker, message):
@@ -417,17 +419,17 @@ class Letters:
 
 
 @pytest.mark.parametrize("letters", [Letters(), "ab"])
-def test_track_is_asynchronous_as_well(state, broker, monkeypatch, letters):
+def test_track_can_be_iterated_asynchronously(state, broker, monkeypatch, letters):
     """Whether or not the items are."""
-    said = []
-    monkeypatch.setattr(progress, "_report", lambda run, push, *what: said.append(what))
+    reported = []
+    monkeypatch.setattr(progress, "_report", lambda run, push, *what: reported.append(what))
 
     async def collect():
         return [letter async for letter in taskstate.track(letters)]
 
     with running(state, broker, make_message({})):
         assert asyncio.run(collect()) == ["a", "b"]
-    assert said == [(0, ""), (50, ""), (100, "")]
+    assert reported == [(0, ""), (50, ""), (100, "")]
 
 
 @pytest.fixture
@@ -470,7 +472,7 @@ def test_track_takes_a_total(state, broker, reported, total, percentages, is_asy
 
 
 def test_a_total_comes_before_a_length(state, broker, reported):
-    """Of a queryset, say: to ask it for its length would load all rows."""
+    """The length of a queryset would load all rows."""
 
     class Rows:
         def __len__(self):
@@ -507,7 +509,7 @@ def test_a_total_is_no_length():
     ids=range(8),
 )
 def test_a_bad_total_does_not_stop_the_loop(state, broker, reported, total, named, caplog):
-    """It is logged once per actor, with the cure; the length is used if there is one."""
+    """That is logged once per actor, with what to do; the length is used if there is one."""
     with running(state, broker, make_message({})):
         assert list(taskstate.track(iter("ab"), "letters", total=total)) == ["a", "b"]
         assert list(taskstate.track("ab", total=total)) == ["a", "b"]
@@ -604,15 +606,15 @@ def test_none_is_no_result(state, broker, database):
 
 
 @pytest.mark.parametrize(("value", "error"), NOT_JSON, ids=range(len(NOT_JSON)))
-def test_what_can_not_be_a_result(value, error):
-    """It says why, and where to put it instead; outside of an actor as well."""
+def test_an_invalid_result_raises_an_error(value, error):
+    """The error states why, and where to put it instead; outside of an actor as well."""
     with pytest.raises(ValueError, match=error) as caught:
         taskstate.set_result(value)
     assert "Store large data elsewhere" in str(caught.value)
 
 
-def test_deep_json_is_refused():
-    """MariaDB reads 32 levels; Python's own encoder gives up at a thousand."""
+def test_deeply_nested_json_raises_an_error():
+    """MariaDB reads 32 levels; Python's own encoder fails at a thousand."""
     deep = []
     for _ in range(sanitize.JSON_DEPTH - 1):
         deep = [deep]
@@ -679,7 +681,7 @@ def test_why_it_failed_stays_until_it_is_done(position, database):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_failure_for_good_says_why(position, database):
+def test_a_failed_task_has_the_error_and_the_traceback(position, database):
     """Without a retry before it."""
     broker = make_broker(position=position)
 
@@ -727,15 +729,15 @@ def unreadable():
 
 @pytest.mark.parametrize("levels", [0, 50, 900])
 def test_of_a_long_traceback_the_innermost_end_is_kept(levels):
-    """There it says what went wrong."""
+    """It states what went wrong."""
     text = sanitize.format_traceback(caught(deepest, levels))
     assert len(text) <= sanitize.TRACEBACK_LENGTH
     assert "raise the_innermost" in text
     assert text.endswith("Boom")
 
 
-def test_an_exception_may_be_anything():
-    """It is told by its type at least, and in one line."""
+def test_an_exception_that_can_not_be_read_is_named_by_its_type():
+    """Its type is known at least, in one line."""
     assert sanitize.describe_exception(Boom()) == "Boom"
     assert sanitize.describe_exception(Boom("a\0\nb \ud800")) == "Boom: a b"
     assert (
@@ -745,7 +747,7 @@ def test_an_exception_may_be_anything():
     assert "Unreadable" in sanitize.format_traceback(caught(unreadable))
 
 
-def test_what_a_message_says_of_its_last_error_is_made_fit(state, broker, sqlite):
+def test_the_error_in_the_options_of_a_message_is_sanitized(state, broker, sqlite):
     """Its options come from anywhere."""
     options = {
         message_options.STAMP_OPTION: 2,
@@ -817,7 +819,7 @@ def test_a_message_may_be_tracked_by_an_option(sqlite):
 
 
 def test_an_actor_whose_for_state_is_no_dictionary(caplog, sqlite):
-    """It is said when it is declared, and nothing is tracked by it."""
+    """That is logged when it is declared, and nothing is tracked by it."""
     broker = make_broker()
     act = dramatiq.actor(lambda: None, broker=broker, actor_name="act", for_state="Nightly")
     assert "Actor act is declared with for_state='Nightly'" in caplog.text
@@ -855,7 +857,7 @@ def test_metadata_is_taken_at_the_push(state, broker, sqlite):
 
 @pytest.mark.parametrize("value", [{1, 2}, "x" * sanitize.METADATA_LENGTH, "\0", float("inf")])
 def test_bad_metadata_costs_nothing_else(state, broker, sqlite, value, caplog):
-    """It is said once per actor."""
+    """That is logged once per actor."""
     message = make_message({"metadata": value, "description": "kept"})
     state.after_enqueue(broker, message, None)
     state.before_process_message(broker, MessageProxy(message))
@@ -883,7 +885,7 @@ def test_the_message_is_stored_if_that_is_asked_for(database, settings):
 
 
 def test_a_message_that_is_too_large_is_not_stored(state, broker, sqlite, settings, caplog):
-    """It is tracked as ever."""
+    """It is tracked as usual."""
     settings.TASKSTATE = {"KEEP_MESSAGE": True}
     message = make_message({}, args=("x" * sanitize.STORED_MESSAGE_LENGTH,))
     state.after_enqueue(broker, message, None)

@@ -31,7 +31,7 @@ def set_installed(bench, monkeypatch, *, answer):
     bench.options.forget()
 
 
-def test_without_the_app_nothing_is_kept_and_one_record_says_so(bench, monkeypatch, caplog):
+def test_without_the_app_nothing_is_kept_and_that_is_logged_once(bench, monkeypatch, caplog):
     """No thread, no exit hook, nothing to wait for: there is no table to write to."""
     set_installed(bench, monkeypatch, answer=False)
     bench.threads = True
@@ -44,14 +44,14 @@ def test_without_the_app_nothing_is_kept_and_one_record_says_so(bench, monkeypat
     assert bench.writer.flush()
     assert bench.writer.stop()
     assert threading.active_count() == threads
-    assert bench.watched == []
+    assert bench.registered == []
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "'taskstate' is missing from INSTALLED_APPS" in record.message
     assert "Add 'taskstate' to INSTALLED_APPS" in record.message
 
 
-def test_while_the_apps_are_loaded_it_is_not_known(bench, monkeypatch):
+def test_transitions_are_kept_while_the_apps_are_loaded(bench, monkeypatch):
     """What is sent by then is kept."""
     set_installed(bench, monkeypatch, answer=None)
     push(bench)

@@ -128,7 +128,7 @@ def test_a_site_maps_exceptions_itself(site):
     ],
 )
 def test_a_mapping_that_fails_hides_the_text(function, record, site, caplog):
-    """One record says so, and later ones of the kind are not logged."""
+    """That is logged once for each kind."""
     site.TASKSTATE = {"USER_ERROR": function}
     found = []
     # As in a worker: in the main thread a SystemExit goes through.
@@ -152,7 +152,7 @@ def test_an_interrupt_goes_through(site):
 
 
 def test_a_bad_setting_is_reported():
-    """With its cure."""
+    """The message states what to do."""
     problem = conf.find_problem("USER_ERROR", 7)
     assert "neither a function" in problem.message
     assert "one argument, the exception" in problem.hint
@@ -311,7 +311,7 @@ def test_users_read_nothing_else(route, status, people):
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("status", [Status.FAILED, Status.DELAYED, Status.ENQUEUED])
 def test_users_read_what_is_meant_for_them(route, status, people):
-    """In every state in which there is something to say about a failure."""
+    """In every state that shows a failure."""
     anna, _ = people
     write(status, anna, user_error=FOR_USERS)
     found = read(route, anna)
@@ -320,7 +320,7 @@ def test_users_read_what_is_meant_for_them(route, status, people):
     assert SECRET not in found
 
 
-def test_a_lost_task_says_so(people):
+def test_users_read_that_a_task_was_lost(people):
     """Its text is ours."""
     anna, _ = people
     write(Status.FAILED, anna, error="lost", traceback=None)

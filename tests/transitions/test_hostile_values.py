@@ -13,7 +13,7 @@ from tests.support.harness import Workers, make_broker, task_of
 
 
 class Own(BaseException):
-    """Somebody's own, as trio's or gevent's."""
+    """An exception of another library, such as trio or gevent."""
 
 
 ENDS = [SystemExit, KeyboardInterrupt, GeneratorExit, Own]
@@ -75,7 +75,7 @@ def test_a_worker_outlives_an_exception_that_can_not_be_described(raised, sqlite
 @pytest.mark.parametrize("raised", ENDS)
 @pytest.mark.parametrize("attribute", ["__notes__", "__suppress_context__"])
 def test_a_traceback_that_can_not_be_formatted(raised, attribute):
-    """Python's own formatting lets through what an attribute of the exception raises."""
+    """Python's own formatting does not catch what an attribute of the exception raises."""
 
     def attribute_of(self):
         raise raised
@@ -123,7 +123,7 @@ def test_a_text_of_progress_that_can_not_be_read(raised, sqlite, caplog):
 @pytest.mark.parametrize("raised", ENDS)
 @pytest.mark.parametrize("key", ["description", "user_pk"])
 def test_a_value_of_for_state_that_can_not_be_read(raised, key, sqlite):
-    """Whoever sends it isn't ended by that; the task is tracked without it.  JSON takes no such
+    """It does not end the sender; the task is tracked without it.  JSON takes no such
     value; Pickle does."""
     value = hostile(raised, "__str__", "__int__", "__index__", base=int)(1)
     broker = make_broker()
@@ -137,7 +137,7 @@ def test_a_value_of_for_state_that_can_not_be_read(raised, key, sqlite):
 
 
 def test_a_text_of_another_class_becomes_plain():
-    """Whatever ``__str__`` returns: what is kept calls no methods of anybody's."""
+    """Whatever ``__str__`` returns: what is kept calls no methods of another class."""
 
     class Text(str):
         __slots__ = ()

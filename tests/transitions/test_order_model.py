@@ -30,7 +30,7 @@ def test_the_clocks_of_hosts_do_not_matter_in_one_life(kind, skew):
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_row_sticks_where_the_stamp_travels(kind, fault):
-    """Whatever happens to its runs, whatever the clocks say, and however many lives it has."""
+    """Whatever happens to its runs, whatever the clocks show, and however many lives it has."""
     for pause in ["one life", *SECOND_LIVES]:
         case = Case(CARRIED, kind, fault, pause, skew=3600, jumps=True)
         assert measure(case, LIVES)["stuck"] == 0

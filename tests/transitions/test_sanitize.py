@@ -68,8 +68,8 @@ def test_message_ids_in_any_form_become_canonical(value):
 
 
 @pytest.mark.parametrize("value", ["", "job-1", None, 7, "x" * 36, "0" * 31, "é" * 36])
-def test_no_uuid_is_refused(value):
-    """What is no UUID raises ValueError and nothing else."""
+def test_an_invalid_message_id_raises_value_error(value):
+    """No other error is raised."""
     with pytest.raises(ValueError, match=r"UUID|hexadecimal|invalid"):
         sanitize.clean_message_id(value)
 
@@ -126,7 +126,7 @@ def test_user_pk_is_what_the_key_makes_of_it():
     "value", ["", "anna", -11, 101, "101", 2**70, True, 1.5, [1], {"a": 1}, b"1", "1" * 300]
 )
 def test_user_pk_that_a_number_can_not_take(value):
-    """Each is refused with a ValueError that says why."""
+    """Each raises a ValueError that states why."""
     with pytest.raises(ValueError, match=r".+"):
         number_key().clean(value)
 
@@ -151,8 +151,8 @@ def test_user_pk_that_a_number_can_not_take(value):
         "\uff17",
     ],
 )
-def test_a_number_that_python_reads_and_nobody_writes(value):
-    """Who is meant isn't certain: a task without a user is better than one of somebody else's."""
+def test_a_number_in_an_unusual_spelling_is_no_user(value):
+    """Who is meant isn't certain: a task without a user is better than one of another user."""
     with pytest.raises(ValueError, match="written in plain digits"):
         number_key().clean(value)
 
@@ -193,14 +193,14 @@ def test_user_pk_that_is_a_uuid():
     ],
 )
 def test_user_pk_that_a_uuid_can_not_take(value):
-    """Python and Django read each of them as the key of somebody."""
+    """Python and Django read each of them as the key of a user."""
     with pytest.raises(ValueError, match=r"is a UUID here|can't be a primary key"):
         uuid_key().clean(value)
 
 
 @pytest.mark.parametrize("value", ["toolong", "a\0b", "\ud800", ["a"], 1.5])
 def test_user_pk_that_a_text_can_not_take(value):
-    """Each is refused with a ValueError that says why."""
+    """Each raises a ValueError that states why."""
     with pytest.raises(ValueError, match=r".+"):
         text_key().clean(value)
 
@@ -216,8 +216,8 @@ def test_user_pk_of_zero(value, is_integer):
     assert [key._replace(takes_zero=False).clean(n) for n in (-1, 1)] == [-1, 1]
 
 
-def test_user_pk_of_an_unknown_type_is_refused():
-    """A key type that a fact can't hold is no user, never a crash."""
+def test_user_pk_of_an_unknown_type_raises_value_error():
+    """A key of a type that a transition can't hold is no user."""
     with pytest.raises(ValueError, match="can't be tracked"):
         sanitize.UserKey(lambda value: object(), 0, 0, None).clean(1)
 

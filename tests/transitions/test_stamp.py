@@ -13,7 +13,7 @@ clocks = st.integers(START - HOUR, START + HOUR)
 
 
 def test_the_wait_of_a_message_that_was_just_created_has_its_own_timestamp():
-    """All hosts know it, whatever their clocks say."""
+    """All hosts know it, whatever their clocks show."""
     now = START + LAG_MS
 
     assert stamps_of_enqueue(0, START, now) == (START, now)

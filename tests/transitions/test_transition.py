@@ -1,4 +1,4 @@
-"""Ranks, and which of two facts wins."""
+"""Ranks, and which of two transitions is newer."""
 
 import itertools
 
@@ -41,12 +41,12 @@ def test_rank_saturates():
     assert pack_rank(Status.DONE, -1, -1) == pack_rank(Status.DONE, 0, 0)
 
 
-def test_a_later_stamp_wins_whatever_the_clocks_say():
+def test_a_later_stamp_wins_whatever_the_clocks_show():
     """A retry is newer than the run that it follows, on a host whose clock is behind too."""
     assert pack_rank(Status.ENQUEUED, 2, 0) > pack_rank(Status.FAILED, 1, MAX_TIME)
 
 
-def test_a_later_phase_of_a_stamp_wins_whatever_the_clocks_say():
+def test_a_later_phase_of_a_stamp_wins_whatever_the_clocks_show():
     """The web process's late "enqueued" can't overwrite the worker's "done"."""
     phases = [
         (Status.ENQUEUED, Status.DELAYED),
@@ -77,19 +77,19 @@ def test_the_merge_is_commutative_associative_and_idempotent(one, two, three):
 
 
 @given(st.lists(transitions(), min_size=1))
-def test_the_winner_is_the_greatest_by_precedence(facts):
-    """Merging any number of facts is taking their maximum."""
-    winner = facts[0]
-    for fact in facts[1:]:
-        winner = newest(winner, fact)
+def test_the_newest_transition_is_the_greatest_by_sort_key(transitions):
+    """Merging any number of transitions means taking their maximum."""
+    winner = transitions[0]
+    for transition in transitions[1:]:
+        winner = newest(winner, transition)
 
-    assert winner == max(facts, key=sort_key)
+    assert winner == max(transitions, key=sort_key)
 
 
-def test_facts_of_one_rank_differ_in_no_order():
-    """Different facts of equal rank: each pair has one winner, whoever comes first."""
+def test_the_newest_of_equal_ranks_does_not_depend_on_the_order():
+    """Of each pair of different transitions the same one wins, whichever comes first."""
     rank = {"status": Status.RUNNING, "at": START}
-    facts = [
+    transitions = [
         make_transition(**rank, started_at=None, happened_at=0),
         make_transition(**rank, started_at=START, happened_at=0),
         make_transition(**rank, user_pk="a", happened_at=0),
@@ -98,5 +98,5 @@ def test_facts_of_one_rank_differ_in_no_order():
         make_transition(**rank, description="x", happened_at=0),
         make_transition(**rank, attempt=1, happened_at=0),
     ]
-    for one, other in itertools.combinations(facts, 2):
+    for one, other in itertools.combinations(transitions, 2):
         assert newest(one, other) is newest(other, one)

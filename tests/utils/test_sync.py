@@ -7,8 +7,8 @@ from taskstate.utils.sync import Deadline, Latch, WakeEvent
 from tests.support.limits import LIMIT_SECONDS
 
 
-def test_a_ring_before_the_wait_is_heard():
-    """No wake-up is lost between a look and a wait."""
+def test_a_set_before_the_wait_wakes_the_thread():
+    """No wake-up is lost before a wait."""
     bell = WakeEvent()
     bell.set()
     bell.set()
@@ -20,7 +20,7 @@ def test_a_ring_before_the_wait_is_heard():
     assert not waiter.is_alive()
 
 
-def test_a_wait_uses_up_the_ring():
+def test_a_wait_resets_the_event():
     """A busy loop would follow if it did not."""
     bell = WakeEvent()
     bell.set()
@@ -32,8 +32,8 @@ def test_a_wait_uses_up_the_ring():
     assert not bell._lock.locked()
 
 
-def test_a_latch_lets_everybody_through():
-    """Before and after somebody waited."""
+def test_an_open_latch_releases_every_waiter():
+    """Also a thread that waits after it was opened."""
     latch = Latch()
     assert not latch.wait(0)
 

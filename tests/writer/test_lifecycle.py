@@ -1,18 +1,12 @@
 """The public functions, over all writers of the process."""
 
-import dataclasses
-import os
-import sys
 from types import SimpleNamespace
 from weakref import WeakSet
-
-import pytest
 
 import taskstate
 from taskstate.middleware import StateMiddleware
 from taskstate.utils import sync
 from taskstate.writer import lifecycle
-from taskstate.writer import uwsgi as uwsgi_hooks
 from taskstate.writer.writer import Writer
 from tests.support.factories import make_id, make_transition
 from tests.support.limits import LIMIT_SECONDS
@@ -51,7 +45,7 @@ def test_flush_and_stats_cover_every_writer(sqlite):
     assert stats.last_flush_seconds > 0
 
 
-def test_stats_know_what_was_written_synchronously(sqlite, settings):
+def test_stats_include_what_was_written_synchronously(sqlite, settings):
     """It is a flush like any other."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
     before = taskstate.stats()
@@ -61,26 +55,8 @@ def test_stats_know_what_was_written_synchronously(sqlite, settings):
     assert taskstate.stats().rows_written - before.rows_written == 1
 
 
-def test_stats_are_frozen():
-    """A picture of a moment."""
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        taskstate.stats().pending = 1
-
-
-def test_every_statistic_is_summed():
-    """None is forgotten when one is added."""
-    names = [field.name for field in dataclasses.fields(taskstate.Stats)]
-    last = {"last_error": "a", "last_flush_seconds": 1.0, "oldest_pending_seconds": 9.0}
-    one = taskstate.Stats(**{**dict.fromkeys(names, 1), **last})
-
-    total = one + dataclasses.replace(one, oldest_pending_seconds=3.0)
-
-    assert dataclasses.asdict(total) == {**dict.fromkeys(names, 2), **last}
-    assert one + taskstate.Stats() == taskstate.Stats() + one == one
-
-
-def test_flush_gives_all_writers_one_limit(monkeypatch):
-    """A timeout is for the call, not for each: what the first takes, the second hasn't."""
+def test_all_writers_share_the_timeout_of_a_flush(monkeypatch):
+    """The timeout is for the whole call: the second writer gets the time that the first leaves."""
     now = [100.0]
     limits = []
 
@@ -101,7 +77,7 @@ def test_flush_gives_all_writers_one_limit(monkeypatch):
 
 
 def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
-    """The other writers get theirs."""
+    """The other writers are flushed."""
     states = [StateMiddleware() for _ in range(2)]
     for state in states:
         lifecycle.register(state._writer)
@@ -110,62 +86,3 @@ def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
     lifecycle._state.writers.clear()
 
     assert caplog.text.count("ZeroDivisionError") == 2
-
-
-def decorate(module, name):
-    """Do what an import of ``uwsgidecorators`` does."""
-    assert name == "uwsgidecorators"
-    module.post_fork_hook = lambda: module.calls.append("decorated")
-
-
-@pytest.fixture
-def uwsgi(monkeypatch):
-    """What uWSGI puts into its processes; nobody has hooked into them, or into it."""
-    module = SimpleNamespace(has_threads=1, masterpid=os.getppid, opt={}, calls=[])
-    monkeypatch.setitem(sys.modules, "uwsgi", module)
-    monkeypatch.setattr(uwsgi_hooks.importlib, "import_module", lambda name: decorate(module, name))
-    monkeypatch.setattr(lifecycle, "_state", lifecycle._State())
-    monkeypatch.setattr(lifecycle.os, "register_at_fork", lambda **hooks: None)
-    return module
-
-
-def test_a_fork_that_only_uwsgi_tells_of(uwsgi):
-    """The child begins anew, and hooks of somebody else's are called as well."""
-    uwsgi.post_fork_hook = lambda: uwsgi.calls.append("theirs")
-    state = StateMiddleware()
-    buffer = state._writer._buffer
-    lifecycle.register(state._writer)
-
-    uwsgi.post_fork_hook()
-
-    assert state._writer._buffer is not buffer
-    assert uwsgi.calls == ["theirs", "decorated"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "warnings"),
-    [
-        ({}, []),
-        ({"has_threads": 0}, ["enable-threads"]),
-        ({"masterpid": os.getpid}, ["lazy-apps"]),
-        ({"masterpid": os.getpid, "opt": {"py-call-uwsgi-fork-hooks": True}}, []),
-    ],
-)
-def test_what_uwsgi_has_to_be_told(uwsgi, changes, warnings, caplog):
-    """Once: neither a writer that hardly ever runs nor a worker that hangs is to be a riddle."""
-    vars(uwsgi).update(changes)
-    for state in [StateMiddleware(), StateMiddleware()]:
-        lifecycle.register(state._writer)
-
-    assert len(caplog.records) == len(warnings)
-    assert all(text in caplog.text for text in warnings)
-
-
-def test_a_forked_child_counts_what_it_writes_synchronously(sqlite, settings):
-    """And not what its parent has written."""
-    settings.TASKSTATE = {"SYNCHRONOUS": True}
-    writer = StateMiddleware()._sink._synchronous_writer
-    writer.push(make_transition())
-    writer.after_fork_in_child()
-
-    assert writer.stats() == taskstate.Stats()

@@ -1,4 +1,4 @@
-"""Metrics: what a flusher did, in the registry of a client that somebody else has loaded."""
+"""Metrics: what a writer did, in the registry of a client that the project has loaded."""
 
 import functools
 import os
@@ -34,15 +34,15 @@ def registry(monkeypatch):
 
 @pytest.fixture
 def measured(bench, registry):
-    """A writer that is measured, and known to its process."""
+    """A writer with metrics, which is registered for its process."""
     bench.writer._cycle._observe = metrics.Meter().observe
     lifecycle._state.writers.add(bench.writer)
     yield bench
     lifecycle._state.writers.discard(bench.writer)
 
 
-def test_what_a_flusher_did_is_counted(measured, registry):
-    """Each metric, over a refused row, a failure, and messages that were dropped."""
+def test_metrics_count_what_a_writer_did(measured, registry):
+    """Each metric, with a rejected row, a failed flush, and dropped messages."""
     value = registry.get_sample_value
     measured.store.poison = {make_id(3)}
     measured.push(*range(5))
@@ -65,8 +65,10 @@ def test_what_a_flusher_did_is_counted(measured, registry):
     assert value("taskstate_flush_seconds_count") == flushes
 
 
-def test_the_oldest_that_waits_is_known_while_the_writer_is_stuck(measured, registry, monkeypatch):
-    """As a time, both as it is asked for and as the files of other processes would hold it."""
+def test_the_age_of_the_oldest_pending_task_is_known_while_the_writer_is_stuck(
+    measured, registry, monkeypatch
+):
+    """It is a time, both when it is read here and in the files for other processes."""
     monkeypatch.setattr("time.time", lambda: 5000.0)
     value = registry.get_sample_value
     seen = []
@@ -90,8 +92,8 @@ def test_the_oldest_that_waits_is_known_while_the_writer_is_stuck(measured, regi
 OLDEST = "taskstate_oldest_pending_timestamp_seconds"
 
 
-def test_metrics_that_fail_break_nothing(measured, monkeypatch, caplog):
-    """That is said once, and the rows are written."""
+def test_rows_are_written_if_the_metrics_fail(measured, monkeypatch, caplog):
+    """The failure is logged once."""
     tries = []
 
     def fail(before, now):
@@ -110,8 +112,8 @@ def test_metrics_that_fail_break_nothing(measured, monkeypatch, caplog):
     assert "PROMETHEUS_MULTIPROC_DIR" in record.message
 
 
-def test_whoever_makes_them_is_not_waited_for(monkeypatch):
-    """A fork in the middle of it leaves the child with a lock that nobody opens."""
+def test_no_thread_waits_while_another_makes_the_metrics(monkeypatch):
+    """A fork at that moment leaves the child with a lock that is never released."""
     monkeypatch.setattr(metrics, "_state", metrics._State())
     assert metrics._state.making.acquire(blocking=False)
 
@@ -121,7 +123,7 @@ def test_whoever_makes_them_is_not_waited_for(monkeypatch):
     assert not metrics._state.is_broken
 
 
-def assert_that_it_says(code, env, text):
+def assert_logs(code, env, text):
     """Run a script to its end; it ends well, and logs ``text`` once, with a traceback."""
     script = start_script(code, env)
     _, errors = end_script(script)
@@ -129,13 +131,13 @@ def assert_that_it_says(code, env, text):
     assert errors.count(text) == 1, errors
 
 
-def test_a_name_that_is_taken_breaks_nothing(sqlite):
-    """In a process of its own, since the default registry is one."""
+def test_rows_are_written_if_the_name_of_a_metric_is_taken(sqlite):
+    """This takes a process of its own, because of the default registry."""
     code = (
         SETUP
         + f"""
 import prometheus_client
-prometheus_client.Counter('taskstate_dropped_total', 'Of somebody else.')
+prometheus_client.Counter('taskstate_dropped_total', 'Of another package.')
 for _ in range(2):
     tasks.succeed.send(for_state={{}})
     assert taskstate.flush({LIMIT_SECONDS})
@@ -146,11 +148,11 @@ assert metrics._state.is_broken
 """
     )
     text = "metrics of taskstate are switched off in this process"
-    assert_that_it_says(code, environment(sqlite), text)
+    assert_logs(code, environment(sqlite), text)
 
 
-def test_nobody_loads_the_client_for_them(sqlite):
-    """A process that doesn't use it pays nothing for it, installed or not."""
+def test_taskstate_does_not_import_prometheus_client(sqlite):
+    """A process that doesn't use the client does not load it, even if it is installed."""
     run_script(
         SETUP
         + f"""
@@ -182,8 +184,8 @@ def scrape(registry=prometheus_client.REGISTRY):
 )
 
 
-def test_they_are_in_the_default_registry(sqlite):
-    """Of a web process, say, which serves it at a page of its own."""
+def test_metrics_are_in_the_default_registry(sqlite):
+    """A web process may serve it at a page of its own."""
     run_script(
         SCRAPE
         + """
@@ -229,18 +231,18 @@ for one in (os.getpid(), pid):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it is about fork")
 def test_processes_that_share_files_are_summed(sqlite, tmp_path):
-    """With PROMETHEUS_MULTIPROC_DIR, also after a fork; each says for itself what waits."""
+    """With PROMETHEUS_MULTIPROC_DIR, also after a fork.  Each reports its own pending tasks."""
     run_script(FORK, environment(sqlite, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)))
 
 
-def test_a_missing_directory_breaks_nothing(sqlite, tmp_path):
-    """The rows are written, and the log says what to look at."""
+def test_rows_are_written_if_the_directory_of_the_metrics_is_missing(sqlite, tmp_path):
+    """The log states what to check."""
     code = SCRAPE + "work()\nassert taskstate.stats().rows_written == 1\n"
     env = environment(sqlite, PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "missing"))
-    assert_that_it_says(code, env, "PROMETHEUS_MULTIPROC_DIR exists")
+    assert_logs(code, env, "PROMETHEUS_MULTIPROC_DIR exists")
 
 
-def test_one_look_is_all_that_they_cost_without_the_client(monkeypatch):
-    """Not even the statistics are put together."""
+def test_without_the_client_metrics_cost_one_lookup(monkeypatch):
+    """The statistics are not even read."""
     monkeypatch.delitem(sys.modules, "prometheus_client")
     metrics.Meter().observe(pytest.fail, 1.0)

@@ -32,8 +32,8 @@ def test_a_quiet_time_fills_the_bucket_and_no_more():
     assert [bucket.take(3600, 1) for _ in range(BURST + 1)] == [True] * BURST + [False]
 
 
-def test_the_delay_is_exact():
-    """Who waits as long as he is told gets a token, whatever the fractions."""
+def test_a_token_is_available_after_exactly_the_delay():
+    """Rounding errors of the time do not matter."""
     bucket = TokenBucket()
     now = 0.1
     while bucket.take(now, 0.3):
@@ -69,13 +69,13 @@ def test_the_backoff_doubles_up_to_its_cap():
     ("interval", "longest"), [(0, 1.0), (0.5, 1.0), (2, 4.0), (15, 30.0), (3600, 30.0)]
 )
 def test_the_cap_is_two_intervals(interval, longest):
-    """Rows are right soon after the database's return, by what the site calls soon."""
+    """Rows are up to date soon after an outage, compared with the interval."""
     assert longest_backoff(interval) == longest
 
 
 @pytest.mark.parametrize(("random", "part"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
 def test_the_backoff_is_jittered(random, part):
-    """A hundred workers don't come back in the same instant, and none comes back at once."""
+    """A hundred workers do not try again at the same time, and none tries again at once."""
     backoff = Backoff(lambda: random)
     backoff.failed(10)
 

@@ -1,4 +1,4 @@
-"""How a project tests itself: ``SYNCHRONOUS`` in a ``TestCase``, and real workers beside it."""
+"""``SYNCHRONOUS``: by itself, and in a project's own tests."""
 
 import asyncio
 import threading
@@ -10,19 +10,97 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from dramatiq import worker as dramatiq_worker
 
 import taskstate
+from taskstate.middleware import StateMiddleware
 from taskstate.models import Task
+from taskstate.transitions.status import Status
 from taskstate.writer.thread import THREAD_NAME
+from tests.support.bench import Bench, Outage, has_emoji
+from tests.support.factories import make_id, make_transition
 from tests.support.harness import Workers, make_broker, task_of
 from tests.support.limits import LIMIT_SECONDS
 
+# The writer by itself.
+
+
+def test_synchronous_writes_in_the_calling_thread():
+    """When the push returns, the row is written and its signal was sent."""
+    bench = Bench()
+    threads = []
+    bench.store.on_write = lambda: threads.append(threading.current_thread())
+    bench.synchronous.push(make_transition(message_id=make_id(1)))
+
+    assert threads == [threading.current_thread()]
+    assert len(bench.store.committed) == len(bench.announced) == 1
+    stats = bench.synchronous.stats()
+    assert (stats.transitions, stats.flushes, stats.rows_written, stats.pending) == (1, 1, 1, 0)
+    assert bench.store.stale_checks == 0
+    assert bench.registered == [bench.synchronous]
+
+
+def test_synchronous_counts_what_the_database_rejects():
+    """Bad data counts as rejected, not as a failed flush, since it is not tried again."""
+    bench = Bench()
+    bench.store.poison = {make_id(1)}
+    bench.synchronous.push(make_transition(message_id=make_id(1)))
+
+    stats = bench.synchronous.stats()
+    assert (stats.rejected, stats.failed_flushes, stats.rows_written) == (1, 0, 0)
+
+
+def test_synchronous_leaves_out_rejected_texts():
+    """The writer's thread does the same."""
+    bench = Bench()
+    bench.store.rejects = has_emoji
+    bench.synchronous.push(make_transition(Status.FAILED, error="😀"))
+
+    (transition,) = bench.store.committed
+    assert (transition.status, transition.details.error) == ("failed", None)
+    assert bench.synchronous.stats().rejected == 0
+
+
+def test_a_failed_synchronous_write_is_logged_and_counted(caplog):
+    """Tracking never breaks the work that it tracks."""
+    bench = Bench()
+    bench.store.error = Outage("locked")
+    bench.synchronous.push(make_transition(message_id=make_id(1)))
+
+    assert bench.synchronous.stats().failed_flushes == 1
+    assert make_id(1) in caplog.text
+    assert bench.synchronous.flush(0)
+
+
+def test_synchronous_warns_once_per_actor(caplog):
+    """One warning covers all tasks of an actor that are written without a text."""
+    bench = Bench()
+    bench.store.rejects = has_emoji
+    for number in range(3):
+        bench.synchronous.push(make_transition(message_id=make_id(number), error="😀"))
+
+    assert len(caplog.records) == 1
+
+
+def test_a_forked_child_counts_what_it_writes_synchronously(sqlite, settings):
+    """What its parent has written is not counted."""
+    settings.TASKSTATE = {"SYNCHRONOUS": True}
+    writer = StateMiddleware()._sink._synchronous_writer
+    writer.push(make_transition())
+    writer.after_fork_in_child()
+
+    assert writer.stats() == taskstate.Stats()
+
+
+# In a ``TestCase``, and with real workers beside it.
+
 #: Renamed in dramatiq 1.14 and later.
 WorkerThread = getattr(dramatiq_worker, "WorkerThread", None) or dramatiq_worker._WorkerThread
+
+
 ConsumerThread = getattr(dramatiq_worker, "ConsumerThread", None) or dramatiq_worker._ConsumerThread
 
 
 @pytest.fixture
 def in_a_test_case(database, settings):
-    """As ``TestCase`` does it: all in a transaction that is rolled back in the end."""
+    """Run the test in a transaction that is rolled back at the end, as ``TestCase`` does."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
     with transaction.atomic(using=database):
         yield database
@@ -61,7 +139,7 @@ def inline_broker():
 
 
 def test_the_row_is_there_when_send_returns(in_a_test_case, signals):
-    """And its signal sent."""
+    """Its signal was sent too."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     message = act.send(for_state={"description": "x"})
@@ -72,7 +150,7 @@ def test_the_row_is_there_when_send_returns(in_a_test_case, signals):
 
 
 def test_a_message_that_runs_inline_is_done_at_once(in_a_test_case, signals):
-    """With every state on its way."""
+    """Each status on the way is written and announced."""
     broker = inline_broker()
     seen = []
 
@@ -88,27 +166,27 @@ def test_a_message_that_runs_inline_is_done_at_once(in_a_test_case, signals):
     assert [task.status for task, _ in signals] == ["enqueued", "running", "done"]
 
 
-def test_an_error_of_ours_does_not_break_the_tests_transaction(in_a_test_case, caplog):
-    """It is logged, and the test goes on."""
+def test_a_failed_write_does_not_break_the_tests_transaction(in_a_test_case, caplog):
+    """The error is logged, and the test continues."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
-    with connections[in_a_test_case].execute_wrapper(refuse_tasks):
+    with connections[in_a_test_case].execute_wrapper(reject_tasks):
         act.send(for_state={})
 
     assert "SYNCHRONOUS" in caplog.text
     assert Task.objects.count() == 0
 
 
-def refuse_tasks(execute, sql, params, many, context):
-    """Let the database itself refuse what is written to the table."""
+def reject_tasks(execute, sql, params, many, context):
+    """Let the database itself reject what is written to the table."""
     if "INSERT" in sql and "taskstate_task" in sql:
         sql = "SELECT * FROM no_such_table"
         params = None
     return execute(sql, params, many, context)
 
 
-def test_in_memory_it_is_the_default(memory, settings, signals):
-    """With no setting; the thread that wrote before the tests began isn't asked any more."""
+def test_synchronous_is_the_default_for_a_database_in_memory(memory, settings, signals):
+    """No setting is needed.  The thread that wrote before the tests began is not used any more."""
     broker = make_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     settings.DRAMATIQ_TASKS_DATABASE = "default"
@@ -127,8 +205,8 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
-def test_in_memory_a_worker_writes_in_its_own_threads(memory):
-    """Whatever it waits for, a writer's thread isn't."""
+def test_with_a_database_in_memory_a_worker_writes_in_its_own_threads(memory):
+    """There is no writer's thread that it could wait for."""
     broker = make_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     with Workers(broker, threads=1) as workers:
@@ -139,8 +217,8 @@ def test_in_memory_a_worker_writes_in_its_own_threads(memory):
     assert not threads()
 
 
-def test_in_memory_an_event_loop_leaves_it_to_the_thread(memory):
-    """Django allows no access there."""
+def test_with_a_database_in_memory_an_event_loop_leaves_writing_to_the_thread(memory):
+    """Django allows no database access there."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
 
@@ -153,8 +231,8 @@ def test_in_memory_an_event_loop_leaves_it_to_the_thread(memory):
     assert task_of(message).status == "enqueued"
 
 
-def test_a_test_without_database_sends(memory, monkeypatch, caplog):
-    """Nothing is wrong with it: no row, and no error."""
+def test_a_test_without_database_access_can_send_messages(memory, monkeypatch, caplog):
+    """No row is written, and no error is logged."""
     broker = inline_broker()
     act = dramatiq.actor(lambda for_state: None, broker=broker, actor_name="act")
     with monkeypatch.context() as patch:
@@ -171,11 +249,11 @@ def forbid(connection):
 
 
 def test_real_workers_beside_an_open_transaction_do_not_hang(database, settings):
-    """A worker thread can't see the row that the test has just written, and waits for the test
-    that waits for the worker: for so long and no longer.  Such tests want TransactionTestCase."""
+    """A worker thread can't see the row that the test has just written.  It waits for the test,
+    which waits for the worker, until a timeout.  Such tests need TransactionTestCase."""
     settings.TASKSTATE = {"SYNCHRONOUS": True}
     if database == "default":
-        # What a project's own settings would say; SQLite's default is five seconds.
+        # A project may set this; SQLite's default is five seconds.
         settings.DATABASES["default"]["OPTIONS"]["timeout"] = 1
     broker = make_broker()
     ran = []
