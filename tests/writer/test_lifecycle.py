@@ -86,3 +86,19 @@ def test_a_failing_last_flush_does_not_break_the_exit(monkeypatch, caplog):
     lifecycle._state.writers.clear()
 
     assert caplog.text.count("ZeroDivisionError") == 2
+
+
+def test_a_fork_that_can_not_wait_is_logged(monkeypatch, caplog):
+    """Its child may hang, and the log of the parent says why."""
+
+    class Hanging:
+        def before_fork(self, longest_step):
+            return False
+
+    writer = Hanging()
+    monkeypatch.setattr(lifecycle._state, "writers", WeakSet([writer]))
+    lifecycle._before_fork()
+
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "for more than 10 seconds already" in record.getMessage()

@@ -4,6 +4,8 @@ import contextlib
 import sys
 import threading
 
+import pytest
+
 import taskstate.writer.thread as thread_module
 from taskstate.conf import Config
 from tests.support.bench import Outage
@@ -241,8 +243,9 @@ def test_a_push_while_a_caller_writes_is_written(bench):
 # Forks.
 
 
-def test_a_fork_waits_for_the_end_of_a_step(threaded):
-    """A child that is forked while the thread is in a database driver would inherit its locks."""
+@pytest.fixture
+def slow_step(threaded):
+    """A writer's thread in the middle of a step, until the event is set that is returned."""
     inside, leave = threading.Event(), threading.Event()
 
     def write():
@@ -252,12 +255,44 @@ def test_a_fork_waits_for_the_end_of_a_step(threaded):
     threaded.store.on_write = write
     threaded.push(1)
     assert inside.wait(LIMIT_SECONDS)
-
-    threaded.writer.before_fork(0.01)  # Without success: the step takes longer.
-    threaded.writer.after_fork_in_parent()
+    yield leave
     leave.set()
+
+
+def test_a_fork_waits_for_the_end_of_a_step(threaded, slow_step):
+    """A child that is forked while the thread is in a database driver would inherit its locks."""
+    answers = []
+
+    def fork():
+        answers.append(threaded.writer.before_fork(LIMIT_SECONDS))
+        threaded.writer.after_fork_in_parent()
+
+    forking = threading.Thread(target=fork)
+    forking.start()
+    forking.join(thread_module.FORK_CHECK_SECONDS * 3)
+    assert answers == []
+    slow_step.set()
+    forking.join(LIMIT_SECONDS)
+
+    assert answers == [True]
     assert threaded.writer.flush(LIMIT_SECONDS)
-    threaded.writer.before_fork(LIMIT_SECONDS)
+
+
+def test_a_fork_does_not_wait_for_a_step_that_hangs(threaded, slow_step):
+    """What counts is how long the step has lasted, so it delays several forks only once."""
+    thread = threaded.writer.thread
+    thread._clock = lambda: thread._step_started_at + 10
+
+    for _ in range(2):
+        assert not threaded.writer.before_fork(10)
+        threaded.writer.after_fork_in_parent()
+
+    slow_step.set()
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_no_step_begins_during_a_fork(threaded):
+    assert threaded.writer.before_fork(LIMIT_SECONDS)
     threaded.push(2)
     assert not threaded.writer.flush(0.05)
     threaded.writer.after_fork_in_parent()
