@@ -1,6 +1,7 @@
 """How Sphinx builds the documentation: ``make docs``."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["screenshots"]
 nitpicky = False
+# Dashes only: quotation marks stay as they are in the code.
+smartquotes_action = "D"
 
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 # Links to headings, as on the pages of a repository.
@@ -39,6 +42,8 @@ myst_fence_as_directive = ["mermaid"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+# A type without a description says less than the docstring.
+autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -50,3 +55,18 @@ html_theme = "furo"
 html_title = f"dramatiq-taskstate {release}"
 html_static_path = []
 linkcheck_ignore = [r"http://(localhost|127\.0\.0\.1)"]
+
+
+def describe_all_parameters(*arguments):
+    """Move what a docstring says about all parameters, in parentheses after "Parameters", into a
+    sentence before them.  Napoleon does not recognize such a heading."""
+    lines = arguments[-1]
+    for index, line in enumerate(lines):
+        heading = re.fullmatch(r"Parameters \(each (.+)\):", line)
+        if heading:
+            lines[index : index + 1] = [f"Each parameter {heading[1]}.", "", "Parameters:"]
+
+
+def setup(app):
+    # Before napoleon, whose priority is 500.
+    app.connect("autodoc-process-docstring", describe_all_parameters, priority=400)
