@@ -1,4 +1,4 @@
-"""System checks.  Each message names the setting, its value and the cure."""
+"""System checks.  Each message names the setting, its value, and what to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_store(databases: Collection[str] | None = None, **_: Any) -> list[Chec
     if obstacle is None:
         return []
     text = f"TASKSTATE: STORE is 'upsert', but {obstacle.reason}."
-    return [Error(text, hint=obstacle.cure, id="taskstate.E008")]
+    return [Error(text, hint=obstacle.hint, id="taskstate.E008")]
 
 
 def check_tables(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:
@@ -66,8 +66,8 @@ def check_tables(databases: Collection[str] | None = None, **_: Any) -> list[Che
             f"The table 'taskstate_task' in the database {alias!r} was created by another project "
             "with the same name: dramatiq-taskstate 0.3.4 or earlier.",
             hint="Either install 0.3.4 again and run 'manage.py migrate taskstate zero', which "
-            "deletes its tasks, or rename its table to keep them. The README shows the commands "
-            'under "Upgrading from 0.3.4".',
+            "deletes its tasks, or rename its table to keep them. The commands are in "
+            "docs/guides/upgrading.md.",
             id="taskstate.E009",
         )
     ]
@@ -180,7 +180,8 @@ _SCHEMA_PER_TENANT = ("django_tenants.", "tenant_schemas.")
 _HOW_TO_SET_TENANT = (
     "Set TASKSTATE['TENANT'] to the dotted path of a function that returns the name of the current "
     "tenant: def current_tenant(): return '' if connection.schema_name == "
-    "get_public_schema_name() else connection.schema_name. docs/tenants.md has the whole module."
+    "get_public_schema_name() else connection.schema_name. The whole module is in "
+    "docs/guides/tenants.md."
 )
 
 

@@ -16,12 +16,13 @@ from taskstate.stores import Change, Store
 from taskstate.tracking.encodable import ForStateError
 from taskstate.tracking.fields import FieldCollector
 from taskstate.tracking.for_state import FOR_STATE, DeclaredActors, merge_for_state
-from taskstate.tracking.run import is_held, is_known
+from taskstate.tracking.run import has_run, has_unreleased_run
 from taskstate.tracking.sink import NotCommittedError, TransitionSink
 from taskstate.tracking.tracker import Tracker
 from taskstate.utils.log_text import for_log
 from taskstate.writer import lifecycle
 from taskstate.writer.metrics import Meter
+from taskstate.writer.stats import Observer
 from taskstate.writer.synchronous import SynchronousWriter
 from taskstate.writer.writer import Writer
 
@@ -85,22 +86,7 @@ class StateMiddleware(dramatiq.Middleware):
             store=store,
         )
         collector = FieldCollector(self._options)
-        self._writer = Writer(
-            options=self._options,
-            normalize=collector.normalize,
-            open_store=self._open_store,
-            announce=_announce,
-            register=lifecycle.register,
-            make_observer=lambda: Meter().observe,
-        )
-        synchronous_writer = SynchronousWriter(
-            normalize=collector.normalize,
-            open_store=self._open_store,
-            announce=_announce,
-            register=lifecycle.register,
-            make_observer=lambda: Meter().observe,
-            fallback=self._writer,
-        )
+        self._writer, synchronous_writer = _make_writers(self._options, collector, self._open_store)
         self._actors = DeclaredActors()
         self._sink = TransitionSink(self._options, self._writer, synchronous_writer)
         self._tracker = Tracker(self._options, collector, self._actors, self._sink)
@@ -166,13 +152,13 @@ class StateMiddleware(dramatiq.Middleware):
 
     def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Do what ``before_ack`` does, if the broker did not call that."""
-        if is_held(message):
+        if has_unreleased_run(message):
             self.before_ack(broker, message)
 
     def after_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Do what ``before_nack`` does, if the broker did not call that.  The message may be one
         that no worker can run."""
-        if is_held(message) or not is_known(message):
+        if has_unreleased_run(message) or not has_run(message):
             self.before_nack(broker, message)
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:
@@ -188,20 +174,24 @@ class StateMiddleware(dramatiq.Middleware):
         self._sink.stopping_since = None
 
     def _track(
-        self, step: Callable[..., None], broker: dramatiq.Broker, given: Any, *arguments: Any
+        self,
+        step: Callable[..., None],
+        broker: dramatiq.Broker,
+        message_proxy: Any,
+        *arguments: Any,
     ) -> bool:
         """Take a step of the tracker if the message is tracked; return whether it is.
 
         Parameters:
           step(Callable): A method of ``Tracker``.
-          given(Message): The message as Dramatiq gave it to the hook.  It may be a proxy that lives
-            as long as one run.  Reading an attribute through a proxy costs a call in Python, so the
-            step gets the message itself as well.
+          message_proxy(Message): The message as Dramatiq passes it to the hook: a proxy or the
+            message itself.  Each attribute of a proxy costs a call in Python, so the step gets the
+            message itself as well.
         """
-        message = given
+        message = message_proxy
         try:
-            if isinstance(given, MessageProxy):
-                message = given._message
+            if isinstance(message_proxy, MessageProxy):
+                message = message_proxy._message
             for_state = message.kwargs.get(FOR_STATE)
             if for_state is None:
                 for_state = message.options.get(FOR_STATE)
@@ -215,9 +205,9 @@ class StateMiddleware(dramatiq.Middleware):
             if not isinstance(for_state, dict):
                 _log_wrong_type(message, for_state)
                 return False
-            step(self._tracker, broker, given, message, for_state, *arguments)
+            step(self._tracker, broker, message_proxy, message, for_state, *arguments)
         except (NotCommittedError, ForStateError):
-            raise  # Dramatiq, or the code that sends the message, is to have it.
+            raise  # For Dramatiq, or for the code that sends the message.
         except Exception:
             logger.exception(*_log_arguments(step, message))
         return True
@@ -233,7 +223,29 @@ class StateMiddleware(dramatiq.Middleware):
         # Here, because the middleware is made before models can be imported.
         from taskstate.stores.selection import open_store
 
-        return open_store(self._options.store, _is_listened)
+        return open_store(self._options.store, _has_receivers)
+
+
+def _make_writers(
+    options: Options, collector: FieldCollector, open_store: Callable[[], Store]
+) -> tuple[Writer, SynchronousWriter]:
+    writer = Writer(
+        options=options,
+        normalize=collector.normalize,
+        open_store=open_store,
+        announce=_announce,
+        register=lifecycle.register,
+        make_observer=_make_observer,
+    )
+    synchronous_writer = SynchronousWriter(
+        normalize=collector.normalize,
+        open_store=open_store,
+        announce=_announce,
+        register=lifecycle.register,
+        make_observer=_make_observer,
+        fallback=writer,
+    )
+    return writer, synchronous_writer
 
 
 def _log_wrong_type(message: Any, for_state: object) -> None:
@@ -255,7 +267,11 @@ def _log_arguments(step: Callable[..., None], message: Any) -> tuple[str, ...]:
     )
 
 
-def _is_listened() -> bool:
+def _make_observer() -> Observer:
+    return Meter().observe
+
+
+def _has_receivers() -> bool:
     return task_changed.has_listeners(StateMiddleware)
 
 

@@ -328,9 +328,10 @@ class Task(models.Model):
         return within_tenant(cls.objects.all()).mark_seen(ids)
 
 
-def within_tenant(tasks: TaskQuerySet) -> TaskQuerySet:
-    """Return those of the tasks that belong to the current tenant; all if ``TENANT`` is not set."""
-    return tasks if conf.TENANT.function is None else tasks.for_tenant()
+def within_tenant(tasks: TaskQuerySet, tenant: str | None = None) -> TaskQuerySet:
+    """Return those of the tasks that belong to a tenant, by default the current one.  Return all if
+    ``TENANT`` is not set."""
+    return tasks if conf.TENANT.function is None else tasks.for_tenant(tenant)
 
 
 class Watermark(models.Model):

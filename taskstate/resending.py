@@ -69,15 +69,7 @@ def resend(task: Task) -> dramatiq.Message[Any]:
     """
     broker = dramatiq.get_broker()
     stored = _decode(task.stored_message)
-    try:
-        actor = broker.get_actor(stored.actor_name)
-    except ActorNotFound as error:
-        # JSON can hold characters that a page can't.
-        name = sanitize.clean_text(stored.actor_name, sanitize.ACTOR_NAME_LENGTH)
-        text = _(
-            "This process doesn't know the actor %(actor)s. Import the module that declares it."
-        ) % {"actor": name}
-        raise ResendError(text) from error
+    actor = _find_actor(broker, stored.actor_name)
     options = _options_to_keep(stored.options, task.status)
     _stamp_above(task, options)
     queue_name = q_name(stored.queue_name)
@@ -90,6 +82,22 @@ def resend(task: Task) -> dramatiq.Message[Any]:
     )
     if task.tenant or TENANT.function is not None:
         message.options[tenants.OPTION] = task.tenant
+    return _enqueue(broker, message)
+
+
+def _find_actor(broker: dramatiq.Broker, name: str) -> dramatiq.Actor[Any, Any]:
+    try:
+        return broker.get_actor(name)
+    except ActorNotFound as error:
+        # JSON can hold characters that a page can't.
+        name = sanitize.clean_text(name, sanitize.ACTOR_NAME_LENGTH)
+        text = _(
+            "This process doesn't know the actor %(actor)s. Import the module that declares it."
+        ) % {"actor": name}
+        raise ResendError(text) from error
+
+
+def _enqueue(broker: dramatiq.Broker, message: dramatiq.Message[Any]) -> dramatiq.Message[Any]:
     try:
         return broker.enqueue(message)
     except Exception as error:

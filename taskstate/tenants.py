@@ -45,28 +45,37 @@ def current_tenant() -> str:
     try:
         name = function()
     except Exception as error:  # noqa: BLE001 - whatever the site's function raises
-        is_ours = isinstance(error, ImproperlyConfigured)  # Its text says what to do.
-        _errors.log(
-            type(error).__name__,
-            "TASKSTATE['TENANT'] raised %s. While it fails, users see no tasks, and messages that "
-            "are sent now get tasks that no user sees. Let it return the name of the current "
-            "tenant, or '' if there is none. Later errors of this type are not logged.",
-            str(error) if is_ours else sanitize.describe_exception(error),
-            exc_info=True,
-        )
+        _log_failure(error)
         return UNKNOWN
     if not sanitize.is_tenant(name):
-        _errors.log(
-            "name",
-            "TASKSTATE['TENANT'] returned %.120r, which is not a valid name. While it does, users "
-            "see no tasks, and messages that are sent now get tasks that no user sees. Let it "
-            "return a string of at most %d printable characters without spaces at its ends, or '' "
-            "if there is no tenant. Later invalid names are not logged.",
-            name,
-            sanitize.TENANT_LENGTH,
-        )
+        _log_invalid_name(name)
         return UNKNOWN
     return str.__str__(name)
+
+
+def _log_failure(error: Exception) -> None:
+    """Log that ``TENANT`` has raised an error.  Call it while the error is handled."""
+    is_ours = isinstance(error, ImproperlyConfigured)  # Its text says what to do.
+    _errors.log(
+        type(error).__name__,
+        "TASKSTATE['TENANT'] raised %s. While it fails, users see no tasks, and messages that are "
+        "sent now get tasks that no user sees. Let it return the name of the current tenant, or "
+        "'' if there is none. Later errors of this type are not logged.",
+        str(error) if is_ours else sanitize.describe_exception(error),
+        exc_info=True,
+    )
+
+
+def _log_invalid_name(name: object) -> None:
+    _errors.log(
+        "name",
+        "TASKSTATE['TENANT'] returned %.120r, which is not a valid name. While it does, users see "
+        "no tasks, and messages that are sent now get tasks that no user sees. Let it return a "
+        "string of at most %d printable characters without spaces at its ends, or '' if there is "
+        "no tenant. Later invalid names are not logged.",
+        name,
+        sanitize.TENANT_LENGTH,
+    )
 
 
 def clean_name(value: object) -> str:

@@ -4,7 +4,7 @@ The page, its JSON and events, the template tags and the admin all ask this modu
 
 - Users see their own tasks.  Staff with the permission ``taskstate.view_task`` see all tasks.
 - ``TASKSTATE["VISIBLE_TASKS"]``, if it is set, replaces the rule above.
-- Nobody sees tasks of another tenant.
+- No user sees tasks of another tenant.
 - Only staff with the permission see the message of an exception.  Others see ``user_error``, the
   text that was written for users.  ``VISIBLE_TASKS`` does not change that.
 
@@ -102,9 +102,9 @@ class TaskAccess:
         if self._request is None:
             return Task.objects.none()
         if self._site_tasks is not None:
-            return self._within_tenant(self._site_tasks)
+            return within_tenant(self._site_tasks, self._tenant)
         if self.viewer.is_staff:
-            return self._within_tenant(Task.objects.all())
+            return within_tenant(Task.objects.all(), self._tenant)
         return self._of_user(Task.objects.all())
 
     @cached_property
@@ -121,9 +121,6 @@ class TaskAccess:
         # None has the queryset ask for the tenant: the viewer knows it only if there is a user.
         return None if self.viewer.user_pk is None else self.viewer.tenant
 
-    def _within_tenant(self, tasks: TaskQuerySet) -> TaskQuerySet:
-        return tasks if conf.TENANT.function is None else tasks.for_tenant(self._tenant)
-
     def _of_user(self, tasks: TaskQuerySet) -> TaskQuerySet:
         if self.viewer.user_pk is None:
             return tasks.for_user(getattr(self._request, "user", None))
@@ -137,7 +134,7 @@ def tasks_in_admin(request: HttpRequest) -> TaskQuerySet:
 
 
 def _make_viewer(request: HttpRequest | None) -> Viewer:
-    """Return the viewer of a request, without a user if nobody is signed in.
+    """Return the viewer of a request, without a user if no user is signed in.
 
     In an async view there is no user either if the user would have to be loaded, or if ``TENANT``
     is set: it might name the tenant that another request has set in this thread.

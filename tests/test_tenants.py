@@ -52,7 +52,7 @@ def site(settings):
 
 def forget_what_was_logged():
     tenants._errors.clear()
-    tenants._warnings._given.clear()
+    tenants._warnings._logged.clear()
 
 
 @pytest.fixture

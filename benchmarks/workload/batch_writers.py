@@ -67,7 +67,7 @@ def upsert():
     """Return a writer with the upsert store, which makes a ``Task`` of each row if there is a
     listener."""
     listener = settings.BENCHMARK["listener"]
-    return StoreWriter(UpsertStore(is_listened=lambda: listener))
+    return StoreWriter(UpsertStore(has_receivers=lambda: listener))
 
 
 def orm():

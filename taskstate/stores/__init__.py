@@ -1,4 +1,4 @@
-"""The interface of a store.  What its errors mean to the writer is in ``errors``."""
+"""The interface of a store.  ``errors`` decides which error a store raises."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ class Change(NamedTuple):
 
     #: The row as it is now.
     task: Any
-    #: What it was written from.
+    #: The pending task that it was written from.
     pending: PendingTask
 
 
 class Written(NamedTuple):
     """The result of writing a batch."""
 
-    #: How many rows were inserted or updated.  On MariaDB, where changes aren't asked for: how many
-    #: were sent.
+    #: How many rows were inserted or updated.  On MariaDB, all rows that were sent if
+    #: ``task_changed`` has no receivers.
     rows: int
-    #: How many were left as they are: they were up to date, or cleared or deleted meanwhile.
+    #: How many were not written: they were up to date, or were cleared or deleted meanwhile.
     unchanged: int
-    #: The rows that were inserted or updated; empty where changes aren't asked for.
+    #: The rows that were inserted or updated.  The upsert store leaves it empty if ``task_changed``
+    #: has no receivers.
     changes: Sequence[Change]
 
 
 class BadDataError(Exception):
-    """A value of the batch was refused, by the database or by the client that prepares it.  To try
-    again does not help."""
+    """The database, or the client that prepares the batch, rejects a value of it.  Another try
+    would fail in the same way."""
 
 
 class TimeLimitError(Exception):
@@ -40,25 +41,26 @@ class TimeLimitError(Exception):
 class Store(Protocol):
     """Writes batches, in one thread.
 
-    It keeps references to that thread's connections: a forked child keeps the parent's store, so
-    that it never closes the parent's connections.
+    It holds references to the connections of that thread.  So a forked child that keeps the store
+    of its parent never closes the parent's connections.
     """
 
     def write(self, batch: Sequence[PendingTask]) -> Written:
         """Commit a batch, as a whole or not at all.  Each message is in it once.
 
         Raises:
-          BadDataError: A value was refused.  The writer looks for its row.
+          BadDataError: A value is rejected.  The writer looks for its row.
           TimeLimitError: The server has ended the statement.  The writer halves the batch.
-          Exception: Anything else is an outage.  The writer keeps the batch and tries again.
+          Exception: Any other error is an outage.  The writer keeps the batch and tries again.
         """
 
     def is_in_transaction(self) -> bool:
-        """Return whether the calling thread is in a transaction of its own.  A batch that is
-        written now is committed, or rolled back, with that transaction."""
+        """Return whether the calling thread has begun a transaction.  A batch that is written now
+        is committed, or rolled back, with that transaction."""
 
     def close_stale_connections(self) -> None:
-        """Close connections that are broken or too old.  Called before and after each flush."""
+        """Close connections that are broken or too old.  Called before and after each flush, but
+        only by a writer that owns the connections of its thread."""
 
     def close_idle_connections(self) -> None:
         """Close connections that should not stay open while the writer is idle.  Called when it

@@ -1,4 +1,4 @@
-"""What all stores share: which database, what its errors mean, and when to try again."""
+"""The base class of the stores: retries, the size limit, errors, and connections."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from taskstate import conf
 from taskstate.stores import BadDataError, TimeLimitError, Written
 from taskstate.stores.errors import (
     is_bad_data,
+    is_client_rejection,
     is_conflict,
     is_disconnect,
     is_table_lock,
     is_time_limit,
-    is_unfit_value,
     summarize,
 )
 from taskstate.stores.fence import Fence, enter_fence
@@ -33,20 +33,21 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-#: How often a batch is tried at once, where another writer was in the way or the connection was
-#: closed.
+#: How often a batch is tried without a pause, if it is in conflict with another writer or if the
+#: connection was closed.
 TRIES = 4
 
-#: In an SQLite in memory, a table that another thread reads or writes is locked, and SQLite doesn't
-#: wait for that lock.  A write is tried again for so long, with so long a pause, in seconds.
+#: In an SQLite database in memory, a table that another thread reads or writes is locked, and
+#: SQLite doesn't wait for that lock.  A write is tried again for this long, with this pause, in
+#: seconds.
 TABLE_LOCK_SECONDS = 0.25
 TABLE_LOCK_PAUSE = 0.005
 
-#: What a statement takes besides its rows, in bytes: the text of MariaDB's upsert above all.
+#: The size of a statement without its rows, in bytes.  MariaDB's upsert is the longest.
 _STATEMENT_BYTES = 40 * 1024
 
-#: How often a busy writer checks its connections while all goes well, in seconds.  A check costs a
-#: tenth of a small flush.
+#: How often a busy writer checks its connections if there are no errors, in seconds.  A check takes
+#: a tenth of the time of a small flush.
 CONNECTION_CHECK_SECONDS = 1.0
 
 
@@ -54,24 +55,26 @@ class DatabaseStore(abc.ABC):
     """Writes batches through one of Django's connections.
 
     Parameters:
-      clock(Callable): The monotonic clock that ``Transition.happened_at`` was read from.
+      clock(Callable): The clock of ``Transition.happened_at``: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        #: The connections of this thread.  Keeping them here also keeps them alive in a forked
-        #: child: if they were collected there, the parent's would be closed.
+        #: The connections of this thread.  The reference also keeps them alive in a forked child:
+        #: if they were deleted there, the parent's would be closed.
         self._connections: list[BaseDatabaseWrapper] = []
         self._next_connection_check = -math.inf
-        #: True after an outage: the server that answers then may be one that takes no writes.
+        #: True after an outage: the server that answers then may be read-only.
         self._needs_new_connection = False
         self._thread = threading.get_ident()
         #: What is known of the last clear, by database.
         self._fences: dict[str, Fence] = {}
-        #: True if the connections are the writer's own.  What writes in the calling thread, on the
-        #: caller's connections, never closes them.
+        #: Whether the writer uses the connections of this thread for nothing else.  This is not an
+        #: argument of the constructor, since ``Flusher`` has it already: only a flusher that owns
+        #: its connections calls ``close_stale_connections``.  So the two can't contradict.
         self._owns_connections = False
-        #: How many bytes the server takes in a statement; None if it is to be asked.
+        #: The greatest size of a statement that the server accepts, in bytes; None if the server
+        #: must be asked for it.
         self._packet_bytes: float | None = math.inf
         connection_created.connect(self._note_connection)
 
@@ -79,25 +82,28 @@ class DatabaseStore(abc.ABC):
     def _write_fenced(
         self, connection: BaseDatabaseWrapper, batch: Sequence[PendingTask]
     ) -> Written:
-        """Try once to commit a batch, without what happened before the last clear.  A failure
-        leaves a transaction of the caller's usable.
+        """Try once to commit a batch, without the transitions from before the last clear.
 
-        Prepare and send values inside ``preparing_values``."""
+        If the caller has begun a transaction, it must stay usable after a failure.  Values must be
+        prepared and sent inside ``preparing_values``.  Rows must be locked in the order of their
+        ids: if two processes lock the same rows in different orders, each waits for a row that the
+        other one has locked, and the database ends one of them with a deadlock.
+        """
 
     def write(self, batch: Sequence[PendingTask]) -> Written:
-        """Commit a batch; see ``Store.write``.  Inside a transaction, that takes a savepoint."""
+        """Commit a batch; see ``Store.write``.  Inside a transaction, write it in a savepoint."""
         connection = connections[conf.tasks_database()]
         try:
             with left_usable(connection):
                 return self._write_with_retries(connection, batch)
         except BadDataError as error:
-            # Most such batches were not sent: they were too large, or a value was refused on this
-            # side.  Then the connection may go on, unless it is broken: that was the cause.
+            # Usually the batch was not sent: it is too large, or the client rejects a value.  But a
+            # driver raises the same errors if its connection is broken.  That is an outage.
             cause = error.__cause__
             if cause is None or _is_usable(connection):
                 raise
             self._note_outage()
-            raise cause  # noqa: B904 - it is where the other one comes from
+            raise cause  # noqa: B904 - it is the cause of the other error
         except Exception as error:
             self._next_connection_check = -math.inf
             if is_bad_data(error):
@@ -110,8 +116,8 @@ class DatabaseStore(abc.ABC):
     def _write_with_retries(
         self, connection: BaseDatabaseWrapper, batch: Sequence[PendingTask]
     ) -> Written:
-        """Commit a batch.  Try again at once if another writer was in the way or the connection was
-        closed; and for a moment while another thread uses the table in memory."""
+        """Commit a batch.  After a conflict, or if the connection was closed, try again at once.
+        If another thread uses the table in memory, try again after a short pause."""
         table_lock = Deadline(TABLE_LOCK_SECONDS)
         tries_left = TRIES
         while True:
@@ -121,7 +127,7 @@ class DatabaseStore(abc.ABC):
                 self._check_size(connection, batch)
                 return self._write_fenced(connection, batch)
             except Error as error:
-                # It may have ended the caller's transaction, if there is one: the caller must know.
+                # The error may have ended the caller's transaction, so the caller must get it.
                 if connection.in_atomic_block:
                     raise
                 if is_table_lock(error) and table_lock.left():
@@ -134,30 +140,33 @@ class DatabaseStore(abc.ABC):
     def _can_try_again(
         self, connection: BaseDatabaseWrapper, batch: Sequence[PendingTask], error: Error
     ) -> bool:
-        """Return whether to try again at once after an error; if the connection was closed, make
-        ready for a new one."""
+        """Return whether to try again at once after an error.  If the connection was closed,
+        prepare for a new one."""
         is_connected = connection.connection is not None
         if is_connected and is_disconnect(error):
-            # A server closes idle connections, or is restarted: that alone is no outage.  A pool,
-            # Django's or PgBouncer, may hand out such connections even to those who just came.
+            # A server closes idle connections, or was restarted: that alone is not an outage.  Even
+            # a connection that a pool (Django's, or PgBouncer) has just returned may be closed.
             logger.debug("The connection was closed, connecting again: %s.", summarize(error))
             _end(connection)
             for pending in batch:
                 pending.maybe_committed = True
-            # It may also have been too large a statement that the server hung up on.
+            # The server may also have closed it because the statement was too large.
             self._packet_bytes = None
             return True
         if is_conflict(error):
-            logger.debug("Another writer was in the way, trying again: %s.", summarize(error))
+            logger.debug("In conflict with another writer, trying again: %s.", summarize(error))
             return True
         return False
 
     def _check_size(self, connection: BaseDatabaseWrapper, batch: Sequence[PendingTask]) -> None:
-        """Refuse a batch of several rows that may be more than the server takes.
+        """Reject a batch of several rows if it may exceed the server's limit.  The writer halves it
+        then, as it does for bad data.  A single row is always sent.
 
-        A server that is sent too much may hang up, as if it were down.  So after a lost connection
-        it is asked for its limit.  The writer halves a batch that is refused, as it does for bad
-        data.  Whether a single row is too large is for the server to say.
+        A server that gets a larger statement may close the connection, as in an outage.  So it is
+        asked for its limit after a connection was lost.
+
+        Raises:
+          BadDataError: If the batch may be too large.
         """
         if self._packet_bytes is None:
             self._packet_bytes = _max_allowed_packet(connection)
@@ -177,13 +186,14 @@ class DatabaseStore(abc.ABC):
         return connections[conf.tasks_database()].in_atomic_block
 
     def close_stale_connections(self) -> None:
-        """Close connections that are broken, or older than ``CONN_MAX_AGE``.  Check them after a
-        failure, when there is a new one, and else now and then.  After an outage, close the one
-        that writes: it may be to a server that was made read-only, while another server has taken
-        over its address.
+        """Close connections that are broken, or older than ``CONN_MAX_AGE``.
 
-        With a ``CONN_MAX_AGE`` of 0, a connection is kept for as long as the writer is busy: to
-        connect can cost more than the flush itself.
+        They are checked after a failure, after a new connection was made, and otherwise once in
+        ``CONNECTION_CHECK_SECONDS``.  After an outage, the one to the tasks' database is closed:
+        its server may be read-only now, and another server may have got its address.
+
+        With a ``CONN_MAX_AGE`` of 0, a connection is kept for as long as the writer is busy, since
+        connecting may take longer than the flush.
         """
         self._owns_connections = True
         now = self._clock()
@@ -192,7 +202,7 @@ class DatabaseStore(abc.ABC):
             self._check_connections()
         if isinstance(threading.current_thread(), WriterThread):
             # With DEBUG, Django keeps the last 9,000 statements of each connection until the next
-            # request.  Here these are whole batches, and this thread has no requests.
+            # request.  These are whole batches, and this thread has no requests.
             for connection in self._connections:
                 connection.queries_log.clear()
 
@@ -215,10 +225,10 @@ class DatabaseStore(abc.ABC):
         self.close_stale_connections()
 
     def close(self) -> None:
-        """Close all connections of this thread, which ends; those of receivers as well."""
+        """Close all connections of this thread, also those of receivers: the thread ends."""
         for connection in _connections_of_this_thread():
             connection.close()
-            if connection.connection is not None:  # An SQLite in memory.
+            if connection.connection is not None:  # An SQLite database in memory.
                 BaseDatabaseWrapper.close(connection)
         self._connections = []
 
@@ -233,31 +243,31 @@ class DatabaseStore(abc.ABC):
 
 @contextlib.contextmanager
 def preparing_values() -> Iterator[None]:
-    """Turn errors of the client's own side in this block into ``BadDataError``: those of Django's
-    fields, of the driver, or of the code that builds a statement's parameters.  Elsewhere, the same
-    errors are bugs, or signs of a wrong setup.
+    """In this block, turn the client's errors about a value into ``BadDataError``: those of
+    Django's fields, of the driver, and of the code that builds the parameters of a statement.
+    Elsewhere, the same errors are bugs, or signs of a wrong setup.
 
     Raises:
-      BadDataError: In place of such an error, which is its cause.
+      BadDataError: Replaces such an error, which becomes its cause.
     """
     try:
         yield
     except Exception as error:
-        if is_unfit_value(error):
+        if is_client_rejection(error):
             raise BadDataError(summarize(error)) from error
         raise
 
 
 @contextlib.contextmanager
 def left_usable(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """However the block ends, leave the connection in autocommit, or closed, or as the caller's
-    transaction has it.
+    """If the block raises, leave the connection in autocommit, closed, or in the transaction that
+    the caller has begun.
 
     Test runners forbid access between two tests, in all threads, by an ``ensure_connection`` that
-    raises.  Django calls that while it makes a connection, and again at the end of a transaction,
-    before it turns autocommit on.  A connection that this happens to would stay in a transaction
-    for good, with all that is written through it.  Django's ``close`` does nothing to an SQLite in
-    memory.
+    raises.  Django calls it while it makes a connection, and again at the end of a transaction,
+    before it turns autocommit on.  Without this function, the connection would then stay in a
+    transaction, and what is written through it would never be committed.  Django's ``close`` has no
+    effect on an SQLite database in memory.
     """
     was_open = connection.connection is not None
     was_in_autocommit = was_open and connection.autocommit
@@ -269,18 +279,23 @@ def left_usable(connection: BaseDatabaseWrapper) -> Iterator[None]:
                 _end_pooled(connection)
                 BaseDatabaseWrapper.close(connection)
             elif was_in_autocommit and not connection.autocommit:
-                with contextlib.suppress(Error):  # It is broken, and closed before the next try.
-                    connection.rollback()
-                    # Not by set_autocommit(), which is what is forbidden.
-                    connection._set_autocommit(autocommit=True)  # type: ignore[attr-defined]
-                    connection.autocommit = True
+                _return_to_autocommit(connection)
         raise
 
 
+def _return_to_autocommit(connection: BaseDatabaseWrapper) -> None:
+    """Roll back, and turn autocommit on without ``set_autocommit``, which calls
+    ``ensure_connection``."""
+    with contextlib.suppress(Error):  # It is broken.  The next try closes it.
+        connection.rollback()
+        connection._set_autocommit(autocommit=True)  # type: ignore[attr-defined]
+        connection.autocommit = True
+
+
 def _ensure_autocommit(connection: BaseDatabaseWrapper) -> None:
-    """Let each statement be committed by itself.  In the writer's thread, a receiver may have left
-    a transaction open, or the settings of the database say ``AUTOCOMMIT = False``.  What isn't
-    committed is rolled back, as at the end of a connection."""
+    """Turn autocommit on in the writer's thread, if a receiver has left a transaction open, or if
+    the settings of the database have ``AUTOCOMMIT = False``.  An open transaction is rolled back,
+    as at the end of a connection."""
     if connection.in_atomic_block or connection.get_autocommit():
         return
     connection.rollback()
@@ -288,14 +303,14 @@ def _ensure_autocommit(connection: BaseDatabaseWrapper) -> None:
 
 
 def in_portions(items: Sequence[Item], connection: BaseDatabaseWrapper) -> Iterator[Sequence[Item]]:
-    """Cut ``items`` into portions of as many parameters as a statement may have."""
+    """Split ``items`` into portions that have as many items as a statement may have parameters."""
     size = connection.features.max_query_params or max(1, len(items))
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def _max_allowed_packet(connection: BaseDatabaseWrapper) -> float:
-    """Return how many bytes a statement may take: MariaDB and MySQL have a limit."""
+    """Return the greatest size of a statement in bytes.  Only MariaDB and MySQL have a limit."""
     if connection.vendor != "mysql":
         return math.inf
     with connection.cursor() as cursor:
@@ -310,8 +325,8 @@ def _is_usable(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _end(connection: BaseDatabaseWrapper) -> None:
-    """Close a connection for good.  If it is from a pool, close all others there that are closed by
-    the server, too."""
+    """Close a connection.  If it is from a pool, end its session, and let the pool remove all
+    connections that the server has closed.  Inside a transaction, do nothing."""
     if connection.in_atomic_block:
         return
     pool = _end_pooled(connection)
@@ -321,8 +336,8 @@ def _end(connection: BaseDatabaseWrapper) -> None:
 
 
 def _end_pooled(connection: BaseDatabaseWrapper) -> Any:
-    """End the session of a connection from a pool, which replaces it by another one.  Return the
-    pool, or None if there is none."""
+    """End the session of a connection from a pool; the pool then replaces it.  Return the pool, or
+    None if there is none."""
     pool: Any = getattr(connection, "pool", None)  # From Django 5.1 on.
     if pool is not None and connection.connection is not None:
         connection.connection.close()
@@ -332,5 +347,5 @@ def _end_pooled(connection: BaseDatabaseWrapper) -> Any:
 def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
     try:
         return list(connections.all(initialized_only=True))
-    except TypeError:  # Django before 4.1 has no such argument, and opens none either.
+    except TypeError:  # Before Django 4.1 there is no such argument, and no need for it.
         return list(connections.all())

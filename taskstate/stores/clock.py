@@ -1,7 +1,7 @@
-"""The time by the database's own clock, as SQL.  No host's clock is compared with another's.
+"""The time by the database's own clock, as SQL, so that the clocks of hosts are never compared.
 
-Times are microseconds since 1970.  Django's ORM has a function for the database's time, but not one
-that gives microseconds on every database.
+Times are microseconds since 1970.  The function of Django's ORM for the database's time does not
+return microseconds on every database.
 """
 
 from __future__ import annotations

@@ -1,7 +1,24 @@
-"""The columns of a task's row, in one list: what a flush writes.
+"""The columns that a flush writes, in one list.
 
-The statements and their parameters come from this list, for each database, and so does the order by
-which one row replaces another.  To add a column, add it here and to the model.
+The statements of all dialects, their parameters and the comparison of rows are made from this list.
+To add a column:
+
+1. Add a field to ``Task`` in ``models``, with a migration.
+2. Add a field to ``TaskDetails``, or to both ``RawFields`` and ``MessageFields``, in
+   ``transitions.transition``.  Set it where ``tracking`` makes these: in ``Run.details`` and
+   ``options.read_details``, or in ``FieldCollector.collect`` and ``_normalize_fields``.
+3. Add the column to ``COLUMNS``.
+
+Further places, depending on the column:
+
+- Rows are compared by it: ``transition.sort_key``, in the same order as in ``COLUMNS``.
+- It is text: its length in ``transitions.sanitize``, and ``FREE_TEXTS`` there if only people read
+  it.  If it is not a detail: ``sanitize.TEXT_LENGTH``, ``PendingTask.statement_bytes`` and
+  ``pending.text_bytes``.
+- It is rare and not a detail: ``Transition.has_rare_values``, and the copy of that in
+  ``TransitionQueue.push``.
+- It is of a new type: ``ColumnType``, the types and encoders of each dialect, and
+  ``rows._CONVERTERS``.
 """
 
 from __future__ import annotations
@@ -20,7 +37,7 @@ from taskstate.transitions.transition import NO_DETAILS, MessageFields, TaskDeta
 
 
 class ColumnType(enum.Enum):
-    """What a column holds, and how its values are given."""
+    """What a column contains, and the form of its values in ``BatchFields``."""
 
     #: A UUID, as text in its canonical form.
     UUID = "uuid"
@@ -43,22 +60,22 @@ class Column(NamedTuple):
 
     name: str
     type: ColumnType
-    #: Returns its value for each transition of a batch, in order.
+    #: Returns its values: one for each transition of a batch, in order.
     values: Callable[[BatchFields], Iterable[Any]]
-    #: Most transitions have no details.  Where a whole batch has none, these columns aren't sent,
-    #: and the statement empties them.
-    is_detail: bool = False
+    #: Whether it is NULL for most transitions; see ``Transition.has_rare_values``.  If a batch has
+    #: no rare values at all, these columns are not sent, and the statement sets them to NULL.
+    is_rare: bool = False
     #: Whether rows are compared by it.
     is_compared: bool = False
-    #: For a column that rows are compared by and that may be NULL: the column whose value stands in
-    #: for NULL.  NULL itself sorts before every value.
+    #: For a column that rows are compared by and that may be NULL: the column whose value is
+    #: compared in place of NULL.  NULL itself sorts before every value.
     stand_in: str | None = None
 
 
 class BatchFields:
-    """The transitions of a batch, field by field: each attribute holds one value per transition.
+    """The transitions of a batch, field by field: each attribute has one value per transition.
 
-    This is faster than to look at one transition after the other.
+    This is faster than one object per transition.
     """
 
     def __init__(self, transitions: Iterable[Transition]) -> None:
@@ -67,7 +84,7 @@ class BatchFields:
 
     @functools.cached_property
     def details(self) -> Any:
-        """The details of the transitions; None for each one that is missing."""
+        """The details of the transitions; None for each value that is missing."""
         return TaskDetails(*_by_field(each or NO_DETAILS for each in self.transition.details))
 
     @functools.cached_property
@@ -109,7 +126,7 @@ class BatchFields:
 
     @property
     def written_at(self) -> list[None]:
-        """Nothing: the statement sets it, by the database's clock."""
+        """None: the statement sets it, by the database's clock."""
         return [None] * len(self.transition.rank)
 
 
@@ -129,8 +146,8 @@ def _worker_name(pid: int) -> str:
     return host + suffix
 
 
-def _detail(name: str, type_: ColumnType, part: str = "details") -> Column:
-    return Column(name, type_, attrgetter(f"{part}.{name}"), is_detail=True)
+def _rare(name: str, type_: ColumnType, part: str = "details") -> Column:
+    return Column(name, type_, attrgetter(f"{part}.{name}"), is_rare=True)
 
 
 def _compared(name: str, type_: ColumnType, source: str, stand_in: str | None = None) -> Column:
@@ -140,9 +157,10 @@ def _compared(name: str, type_: ColumnType, source: str, stand_in: str | None = 
 KEY = Column("message_id", ColumnType.UUID, attrgetter("fields.message_id"))
 
 #: All columns that are written.  Those that rows are compared by come last, from the least
-#: significant to the most.  MariaDB assigns them one after the other, and compares anew for each,
-#: with what it has assigned so far.  In this order that is right: if the columns that are still to
-#: be assigned differ, they alone decide; if they don't, to assign them or not is the same.
+#: significant to the most.  MariaDB assigns the columns one after the other.  For each, it compares
+#: the rows again, with the values that it has assigned so far.  In this order that is correct.  If
+#: the columns that are not assigned yet differ, they decide, as they did at first.  If they are
+#: equal, an assignment changes nothing.
 COLUMNS = (
     KEY,
     Column("status", ColumnType.TEXT, attrgetter("status_names")),
@@ -150,15 +168,15 @@ COLUMNS = (
     Column("updated_at", ColumnType.TIME, attrgetter("times")),
     Column("written_at", ColumnType.BIG_INTEGER, attrgetter("written_at")),
     Column("worker", ColumnType.TEXT, attrgetter("workers")),
-    _detail("progress", ColumnType.FLOAT),
-    _detail("progress_text", ColumnType.TEXT),
-    _detail("error", ColumnType.TEXT),
-    _detail("user_error", ColumnType.TEXT),
-    _detail("traceback", ColumnType.TEXT),
-    _detail("next_attempt_at", ColumnType.TIME),
-    _detail("result", ColumnType.JSON),
-    _detail("metadata", ColumnType.JSON, part="fields"),
-    _detail("stored_message", ColumnType.LONG_TEXT, part="fields"),
+    _rare("progress", ColumnType.FLOAT),
+    _rare("progress_text", ColumnType.TEXT),
+    _rare("error", ColumnType.TEXT),
+    _rare("user_error", ColumnType.TEXT),
+    _rare("traceback", ColumnType.TEXT),
+    _rare("next_attempt_at", ColumnType.TIME),
+    _rare("result", ColumnType.JSON),
+    _rare("metadata", ColumnType.JSON, part="fields"),
+    _rare("stored_message", ColumnType.LONG_TEXT, part="fields"),
     _compared("tenant", ColumnType.TEXT, "fields.tenant"),
     _compared("user_id", ColumnType.USER_KEY, "fields.user_pk"),
     _compared("app_name", ColumnType.TEXT, "fields.app_name"),

@@ -1,12 +1,12 @@
 """What an error means for a batch: bad data, a time limit, a conflict, a lost connection, or an
 outage; and how it is logged.
 
-Only two kinds of errors are a row's fault: what the database calls bad data, and what the client's
-side refuses while it prepares the values of a batch.  Everything else is an outage, a missing table
-included: the batch is kept and tried again.
+Only two kinds of errors are caused by a row: the database rejects it as bad data, or the client
+rejects a value while it prepares the batch.  Any other error, even a missing table, is an outage:
+the batch is kept and tried again.
 
-The text of an error may quote what was sent to the database, descriptions included, and a traceback
-holds that text.  So neither is logged as it is.
+The text of an error may quote what was sent to the database, such as descriptions, and a traceback
+contains that text.  So both are logged without it.
 
 Sources: PostgreSQL's appendix of error codes (SQLSTATE), MariaDB's and MySQL's lists of server
 error codes, SQLite's result codes as Python's sqlite3 module raises them.
@@ -15,6 +15,7 @@ error codes, SQLite's result codes as Python's sqlite3 module raises them.
 from __future__ import annotations
 
 import enum
+import logging
 import re
 from types import TracebackType
 
@@ -34,7 +35,7 @@ _SQLSTATE_LOCK_TIMEOUT = frozenset({"55P03"})
 _MYSQL_BAD = frozenset(
     {
         1048,  # a column can't be null
-        1062,  # duplicate entry, if all tries fail with it
+        1062,  # duplicate entry, after the last try
         1153,  # packet bigger than max_allowed_packet
         1264,  # out of range
         1265,  # data truncated
@@ -63,11 +64,11 @@ _MYSQL_CONFLICT = frozenset(
         1213,  # deadlock
     }
 )
-#: Not a conflict: the statement has waited for its time already.  When to try again is for the
-#: writer to decide.
+#: Not a conflict: the statement has already waited for as long as it may.  The writer tries again
+#: after a pause.
 _MYSQL_LOCK_TIMEOUT = frozenset({1205})
 
-#: A time limit for statements or transactions, or a statement that was canceled by hand.
+#: A time limit for statements or transactions, or a statement that an operator has canceled.
 _SQLSTATE_TIME_LIMIT = frozenset(
     {
         "57014",  # statement_timeout; pg_cancel_backend()
@@ -112,8 +113,8 @@ _SQLITE_MISSING = re.compile(r"no such (table|column)|has no column named")
 #: The messages of pytest-django and of Django's SimpleTestCase.
 _FORBIDDEN = re.compile(r"Database access not allowed|Database .+ are not allowed in ")
 
-#: What Django's fields and the drivers raise for a value that they can't send.  The primary key of
-#: the user model may be a field of the project's own, which may raise any of these.
+#: What Django's fields and the drivers raise for a value that they can't send.  The project's own
+#: field for the primary key of the user model may raise any of these.
 _PYTHON_BAD = (
     ValueError,  # UnicodeError too
     TypeError,
@@ -135,7 +136,7 @@ _QUOTED = re.compile(
 
 
 class Blocker(enum.Enum):
-    """Why further tries can't succeed until someone changes something."""
+    """Why further tries fail until the cause is removed."""
 
     #: A test forbids access to databases.
     FORBIDDEN = "forbidden"
@@ -144,15 +145,15 @@ class Blocker(enum.Enum):
 
 
 class RedactedError(Exception):
-    """Takes the place of an error in a log record, without the text that must not be logged."""
+    """Replaces an error in a log record, without the text that must not be logged."""
 
 
 def summarize(error: BaseException) -> str:
-    """Return an error as one line, without a full stop and without what it quotes."""
+    """Return an error as one line, without the values that it quotes and without a full stop."""
     text = str(error)
     if _sqlstate(error) is not None:
-        # The next lines of PostgreSQL's errors hold the row, or a part of the statement.  Errors
-        # without a code are about the connection; their next lines say what to do.
+        # The next lines of PostgreSQL's errors contain the row, or a part of the statement.  Errors
+        # without a code are about the connection, and their next lines say what to do.
         text = text.partition("\n")[0]
     text = _QUOTED.sub(_without_value, text)
     return printable(" ".join(f"{type(error).__name__}: {text}".split()).rstrip(":."))
@@ -168,15 +169,24 @@ def _without_value(match: re.Match[str]) -> str:
 def exc_info(
     error: BaseException,
 ) -> tuple[type[RedactedError], RedactedError, TracebackType | None]:
-    """Return ``exc_info`` for a log record: where an error was raised, without its text and that
-    of any error in its chain."""
+    """Return ``exc_info`` for a log record: where an error was raised, and its summary in place of
+    its text and of the errors in its chain."""
     return RedactedError, RedactedError(summarize(error)), error.__traceback__
 
 
-def is_unfit_value(error: BaseException) -> bool:
-    """Return whether ``error``, raised while the values of a batch were prepared or sent, comes
-    from the client's side and says that a value can't be.  A driver may raise the same if its
-    connection is broken."""
+def log_level(error: BaseException) -> int:
+    """Return the level at which an error is logged: ERROR, or DEBUG if a test forbids access to the
+    database."""
+    return logging.DEBUG if find_blocker(error) is Blocker.FORBIDDEN else logging.ERROR
+
+
+def is_client_rejection(error: BaseException) -> bool:
+    """Return whether the client rejects a value: Django, the driver, or the code that builds the
+    parameters of a statement.  A driver may raise the same error if its connection is broken.
+
+    Parameters:
+      error(BaseException): An error that was raised while a batch was prepared or sent.
+    """
     if isinstance(error, Error) and _mysql_code(error) is None and _sqlstate(error) is None:
         return isinstance(error.__cause__, _PYTHON_BAD)
     return isinstance(error, _PYTHON_BAD)
@@ -210,7 +220,7 @@ def is_bad_data(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state[:2] in _SQLSTATE_BAD_CLASSES or state in _SQLSTATE_BAD
-    # A driver that refuses a value itself, as psycopg does a NUL character, gives no code.
+    # There is no code if the driver itself rejects a value, as psycopg does for a NUL character.
     return isinstance(error, (DataError, IntegrityError))
 
 
@@ -223,8 +233,8 @@ def is_time_limit(error: BaseException) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Return whether ``error`` says that another writer was in the way, so that another try at
-    once may succeed."""
+    """Return whether ``error`` says that there was a conflict with another transaction, so that
+    another try may succeed at once."""
     if not isinstance(error, Error):
         return False
     return _mysql_code(error) in _MYSQL_CONFLICT or _sqlstate(error) in _SQLSTATE_CONFLICT
@@ -240,7 +250,7 @@ def is_disconnect(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state[:2] in _SQLSTATE_CLOSED_CLASSES or state in _SQLSTATE_CLOSED
-    # libpq has noticed it by itself, and gives no code.
+    # There is no code if libpq itself notices it.
     return type(error.__cause__).__module__.partition(".")[0] in {"psycopg", "psycopg2"}
 
 
@@ -253,19 +263,19 @@ def is_contention(error: BaseException) -> bool:
 
 
 def is_table_lock(error: BaseException) -> bool:
-    """Return whether another thread uses the table of an SQLite in memory."""
+    """Return whether another thread uses the table of an SQLite database in memory."""
     return "table is locked" in str(error)
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """Return the code that psycopg 3 (``sqlstate``) or psycopg2 (``pgcode``) gives.  PyMySQL has
-    a ``sqlstate`` too, so look for a MySQL code first where it matters."""
+    """Return the code of an error of psycopg 3 (``sqlstate``) or psycopg2 (``pgcode``).  Errors of
+    PyMySQL have a ``sqlstate`` as well, so call ``_mysql_code`` first if that matters."""
     cause = error.__cause__
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     return state if isinstance(state, str) else None
 
 
 def _mysql_code(error: BaseException) -> int | None:
-    """Return the number that mysqlclient and PyMySQL give as the first argument."""
+    """Return the code of an error of mysqlclient or PyMySQL: its first argument."""
     code = error.args[0] if error.args else None
     return code if type(code) is int else None

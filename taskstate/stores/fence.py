@@ -1,8 +1,8 @@
 """The fence between ``clear_tasks`` and the flushes of all processes.
 
-``clear_tasks`` deletes rows while other processes still hold transitions of the same messages.
-Written after the clear, those would bring the rows back.  So a clear leaves its time in the
-database, the watermark; and a flush leaves out each transition that happened before it.  For
+``clear_tasks`` deletes rows while other processes still hold transitions of the same messages.  If
+these were written after the clear, the rows would come back.  So a clear stores its time in the
+database, as the watermark, and a flush leaves out each transition that happened before it.  For
 example:
 
 - At 12:00:00 a worker ends task A.  The transition is pending.
@@ -13,24 +13,27 @@ example:
 Only ages are compared, never times: the database says how long ago the clear was, and each process
 knows how long ago a transition happened.  So no host's clock matters.
 
-There are two ways to flush past the fence.  The ORM store *enters* it, in its transaction: there is
-no other clear until that ends, since a clear waits for the flushes inside.  The upsert store only
-*reads* it, and its statement writes nothing if the watermark is another one by then.
+A flush respects the fence in one of two ways.  The ORM store *enters* it, in its transaction: no
+clear happens until that ends, since a clear waits for the flushes inside.  The upsert store only
+*reads* it, and its statement writes nothing if the watermark has changed by then.
 
 The database's own clock may be set back or forward, by hand or by a failover.  So the age of a
-clear is taken once per store, when the store first sees its watermark.  And it is limited by the
-order of watermarks: a greater one was left after the smaller one was last seen, and before it was
-seen itself.  Where the clock is behind a watermark, that order decides alone:
+clear is taken once per store, when the store first reads its watermark.  And it is limited by the
+order of watermarks: a greater one was stored after the smaller one was last read, and before it was
+read itself.  If the clock is behind a watermark, only that order decides:
 
-- A store that has seen an earlier watermark leaves out all that happened before it sees this one.
-- A store that has seen none belongs to a process that has just begun.  It writes all that it holds:
-  most processes begin long after a clear, and their first states would otherwise be lost for as
-  long as the clock is behind.
+- A store that has read an earlier watermark leaves out all that happened before it reads this one.
+- A store that has read none belongs to a process that has just started.  It writes all that it
+  holds: most processes start long after a clear, and their first states would otherwise be lost
+  for as long as the clock is behind.
 
 In either case, all that happens later is written.
 
-This is SQL by hand because the ORM has no table lock.  Times in the database are microseconds since
-1970.
+There are two clocks here, with two units.  The watermark and ``database_time`` are times of the
+database, in microseconds since 1970.  All other times are times of this process's monotonic clock,
+in seconds, as ``Transition.happened_at`` is.
+
+The SQL is written by hand because the ORM has no table lock.
 """
 
 from __future__ import annotations
@@ -57,21 +60,22 @@ _GREATEST = {"sqlite": "MAX"}
 #: flushes wait behind it.
 RAISE_TRY_SECONDS = 1
 
-#: What happened so shortly after a clear counts as before it: SQLite's clock has milliseconds, so
-#: an age is off by up to one.
+#: A transition that happened this shortly after a clear counts as before it: SQLite's clock counts
+#: milliseconds, so an age may be wrong by one.
 AGE_MARGIN_SECONDS = 0.002
 
 
 class Fence(NamedTuple):
     """What this process knows of the last clear."""
 
-    #: The watermark.  As long as the database has the same one, there was no other clear.
-    version: int
-    #: The clear was at this time or earlier, by this process's monotonic clock, in seconds.
+    #: The time of the last clear, by the database's clock; 0 if there was none.  As long as the
+    #: database has the same watermark, there was no other clear.
+    watermark: int
+    #: The clear was at this time or earlier, by the monotonic clock.
     cleared_at: float
-    #: When the watermark was read, by the database's clock; None if there is none.
-    read_at: int | None = None
-    #: The watermark was still the same at this time, by this process's monotonic clock, in seconds.
+    #: The database's time when it was asked; None if it has no watermark.
+    database_time: int | None = None
+    #: At this time, by the monotonic clock, the watermark was still the same.
     seen_at: float = -math.inf
 
     def not_cleared(self, batch: Sequence[PendingTask]) -> list[PendingTask]:
@@ -86,8 +90,9 @@ def read_fence(
     """Return what is known of the last clear now.  Another clear may follow at any time.
 
     Parameters:
-      clock(Callable): The monotonic clock that ``Transition.happened_at`` was read from.
-      known(Fence): What ``read_fence`` or ``enter_fence`` last returned for this database.
+      clock(Callable): The clock of ``Transition.happened_at``: monotonic seconds.
+      known(Fence): What ``read_fence`` or ``enter_fence`` last returned for this database; None
+        at the first call.
     """
     with connection.cursor() as cursor:
         reading = _read(connection, cursor, clock)
@@ -104,23 +109,23 @@ def enter_fence(
     lock = ""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            # Every write takes this lock anyway; here it is taken before the watermark is read.
+            # Every write takes this lock; this takes it before the watermark is read.
             tasks = _table(connection, Task)
             cursor.execute(f"LOCK TABLE {tasks} IN ROW EXCLUSIVE MODE")
         elif connection.vendor == "mysql":
             lock = " LOCK IN SHARE MODE"
-            # A statement's time is when it began: wait for the lock in a statement before it.
+            # The time of a statement is when it began, so an earlier statement waits for the lock.
             watermarks = _table(connection, Watermark)
             cursor.execute(f"SELECT id FROM {watermarks} WHERE id = {Watermark.ONLY}{lock}")
         else:
-            # SQLite: write first, since a transaction that reads first can't always write.
+            # SQLite: a transaction that reads before it writes may not be able to write.
             cursor.execute(_creation(connection))
         reading = _read(connection, cursor, clock, lock)
         return _fence_of(reading or _create(connection, cursor, clock, lock), known)
 
 
 def raise_fence(alias: str, timeout: float) -> bool:
-    """Wait for the flushes inside the fence, and leave the time of this clear.
+    """Wait for the flushes inside the fence, and store the time of this clear as the watermark.
 
     Parameters:
       alias(str): The database.
@@ -152,42 +157,41 @@ def _raise_once(alias: str) -> None:
             tasks = _table(connection, Task)
             cursor.execute(f"LOCK TABLE {tasks} IN SHARE ROW EXCLUSIVE MODE")
         cursor.execute(_creation(connection))
-        # No two clears leave the same watermark, even if the database's clock was set back.
+        # Each clear has a watermark of its own, even if the database's clock was set back.
         later = f"{_GREATEST.get(connection.vendor, 'GREATEST')}({now}, cleared_at + 1)"
         cursor.execute(f"UPDATE {table} SET cleared_at = {later} WHERE id = {Watermark.ONLY}")
 
 
 class _Reading(NamedTuple):
-    """What the database says of its watermark."""
+    """What the database answered about its watermark."""
 
-    version: int
+    watermark: int
     #: How long ago the clear was, by the database's clock, in seconds.
     age: float
-    #: When the database was asked and when it had answered, by this process's monotonic clock, in
-    #: seconds.
+    #: When the database was asked and when it had answered, by the monotonic clock.
     asked_at: float
     answered_at: float
-    #: When the watermark was read, by the database's clock.
-    read_at: int | None = None
+    #: The database's time when it was asked.
+    database_time: int | None = None
 
 
 def _fence_of(reading: _Reading, known: Fence | None) -> Fence:
-    """Work out when a clear was, from its age and from what is known of an earlier one."""
+    """Calculate when a clear was, from its age and from what is known of an earlier one."""
     if reading.age >= -AGE_MARGIN_SECONDS:
         cleared_at = reading.answered_at - max(0.0, reading.age)
     elif known is not None:
-        cleared_at = reading.answered_at  # At least, it has happened by now.
+        cleared_at = reading.answered_at  # It has happened by now.
     else:
         cleared_at = -math.inf
     if known is not None:
-        if reading.version == known.version:
+        if reading.watermark == known.watermark:
             cleared_at = known.cleared_at
-        elif reading.version > known.version:
+        elif reading.watermark > known.watermark:
             cleared_at = max(cleared_at, known.seen_at)
         else:
-            # The newer watermark is lost, in a failover for example.  The older one was before it.
+            # The greater watermark is lost, in a failover for example.  The smaller one is older.
             cleared_at = min(cleared_at, known.cleared_at)
-    return Fence(reading.version, cleared_at, reading.read_at, seen_at=reading.asked_at)
+    return Fence(reading.watermark, cleared_at, reading.database_time, seen_at=reading.asked_at)
 
 
 def _read(
@@ -203,9 +207,11 @@ def _read(
     row = cursor.fetchone()
     if row is None:
         return None
-    version, microseconds_ago = row
-    read_at = version + int(microseconds_ago)
-    return _Reading(version, float(microseconds_ago) / 1_000_000, asked_at, clock(), read_at)
+    watermark, microseconds_ago = row
+    database_time = watermark + int(microseconds_ago)
+    return _Reading(
+        watermark, float(microseconds_ago) / 1_000_000, asked_at, clock(), database_time
+    )
 
 
 def _create(
@@ -214,17 +220,17 @@ def _create(
     """Create the watermark, and read it."""
     cursor.execute(_creation(connection))
     reading = _read(connection, cursor, clock, lock)
-    # If it was deleted in between, there was never a clear.
+    # If it was deleted in between, assume that there was no clear.
     return reading or _Reading(0, math.inf, -math.inf, clock())
 
 
 def _create_alone(connection: BaseDatabaseWrapper, clock: Callable[[], float]) -> _Reading:
     """Create the watermark outside of a transaction of the caller's, and read it."""
     if connection.vendor == "sqlite":
-        # Without a transaction: in memory, one would lock out all other threads.
+        # Without a transaction: in memory, a transaction would lock out all other threads.
         with connection.cursor() as cursor:
             return _create(connection, cursor, clock)
-    # Another process may be creating it in a transaction: don't wait for that without limit.
+    # Another process may be creating it in a transaction, so the wait for that has a limit.
     with lock_timeout.transaction(connection), connection.cursor() as cursor:
         return _create(connection, cursor, clock)
 

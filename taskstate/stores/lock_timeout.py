@@ -1,6 +1,6 @@
-"""A limit for lock waits: a statement that waits for a lock holds up every pending row.
+"""A limit for lock waits: while a statement waits for a lock, no pending task is written.
 
-SQLite has a limit of its own, the ``timeout`` option of the connection.
+SQLite has a limit of its own, the option ``timeout`` of the connection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _limited_in_session(connection: BaseDatabaseWrapper, seconds: int) -> Iterat
     try:
         yield
     finally:
-        # The connection may be gone, and its session with it.
+        # The connection, and its session, may have ended.
         with contextlib.suppress(Error), connection.cursor() as cursor:
             cursor.execute(
                 "SET SESSION innodb_lock_wait_timeout = @taskstate_row_wait, "
@@ -44,8 +44,8 @@ def _limited_in_session(connection: BaseDatabaseWrapper, seconds: int) -> Iterat
 def _limited_in_transaction(
     connection: BaseDatabaseWrapper, seconds: int, *, nested: bool
 ) -> Iterator[None]:
-    """PostgreSQL: limit lock waits for the rest of the transaction.  In a transaction of the
-    caller's (``nested``), restore its own limit afterwards; a rollback does that by itself."""
+    """PostgreSQL: limit lock waits for the rest of the transaction.  If the caller has begun the
+    transaction (``nested``), restore its own limit afterwards; a rollback does that by itself."""
     if connection.vendor != "postgresql":
         yield
         return
@@ -68,7 +68,7 @@ def transaction(
     """Open a transaction, or a savepoint within one, in which no statement waits longer than
     ``seconds`` for a lock.
 
-    Don't nest it: on MariaDB the inner one would leave its own limit to the session.
+    Don't nest it: on MariaDB, the limit of the inner one would stay in force.
     """
     nested = connection.in_atomic_block
     with contextlib.ExitStack() as stack:

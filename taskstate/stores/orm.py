@@ -26,12 +26,12 @@ _CAN_UPDATE_CONFLICTS = django.VERSION >= (4, 1)
 Row = Dict[str, Any]
 
 
-class _Merged(NamedTuple):
-    """What becomes of a batch."""
+class _Comparison(NamedTuple):
+    """A batch, compared with the rows that the database has."""
 
-    #: The rows that are changed by it.
+    #: The rows that the batch changes, or has changed already.
     changed: list[Task]
-    #: Those among them that are not written yet: the database has older ones.
+    #: Those of them that are not written yet: they are greater than the database's.
     to_update: list[Task]
 
 
@@ -39,9 +39,7 @@ class OrmStore(DatabaseStore):
     """Writes batches with ``bulk_create``, in one transaction.
 
     A batch takes the same number of statements whatever its size, as long as the database does not
-    limit parameters.  Rows are locked and inserted in the order of their keys, so that two
-    processes that write the same messages wait for each other instead of blocking each other.
-    Rows are compared here, while they are locked.
+    limit parameters.  Rows are compared in Python, while they are locked.
     """
 
     def _write_fenced(
@@ -54,15 +52,15 @@ class OrmStore(DatabaseStore):
                 latest = [pending.latest for pending in pending_tasks.values()]
                 tasks = {task.pk: task for task in make_tasks(latest, connection.alias)}
                 for task in tasks.values():
-                    task.written_at = fence.read_at
+                    task.written_at = fence.database_time
                 known = _lock_rows(connection, tasks)
                 missing = sorted(tasks.keys() - known.keys())
                 _insert(connection, [tasks[key] for key in missing])
                 inserted = _lock_rows(connection, missing)
-                # A row that we have just inserted is our own.
-                ours = inserted.keys() | {k for k, p in pending_tasks.items() if p.maybe_committed}
+                maybe_ours = {k for k, p in pending_tasks.items() if p.maybe_committed}
+                maybe_ours |= inserted.keys()
                 rows = {**known, **inserted}
-                changed, to_update = _merge(tasks, rows, ours)
+                changed, to_update = _compare(tasks, rows, maybe_ours)
                 self._update(connection, to_update, rows)
         return Written(
             rows=len(changed),
@@ -73,7 +71,7 @@ class OrmStore(DatabaseStore):
     def _update(
         self, connection: BaseDatabaseWrapper, tasks: list[Task], rows: dict[uuid.UUID, Row]
     ) -> None:
-        """Update rows, which are locked, in the columns that differ."""
+        """Update locked rows.  Only the columns that differ are assigned."""
         pairs = [(vars(task), rows[task.pk]) for task in tasks]
         differing = [
             Task._meta.get_field(column.name).name
@@ -86,7 +84,7 @@ class OrmStore(DatabaseStore):
         tasks = sorted(tasks, key=lambda task: task.message_id)
         manager = Task._base_manager.using(connection.alias)
         if _CAN_UPDATE_CONFLICTS:
-            # MySQL and MariaDB update on a conflict with any unique index, and take no name of one.
+            # In MySQL and MariaDB no index can be named: a conflict with any unique one updates.
             key = None if connection.vendor == "mysql" else [KEY.name]
             manager.bulk_create(
                 tasks, update_conflicts=True, update_fields=differing, unique_fields=key
@@ -95,33 +93,37 @@ class OrmStore(DatabaseStore):
             manager.bulk_update(tasks, differing)
 
 
-def _merge(tasks: dict[uuid.UUID, Task], rows: dict[uuid.UUID, Row], ours: set[Any]) -> _Merged:
-    """Compare what is to be written with the rows that are there.
+def _compare(
+    tasks: dict[uuid.UUID, Task], rows: dict[uuid.UUID, Row], maybe_ours: set[uuid.UUID]
+) -> _Comparison:
+    """Compare the rows to be written with the rows that the database has.
 
     Parameters:
-      tasks(dict): What is to be written, by key.
-      rows(dict): The rows that are there, by key.
-      ours(set): The keys of rows that we may have written: if such a row is equal to ours, it
-        counts as changed.
+      tasks(dict): The rows to be written, by key.
+      rows(dict): The rows that the database has, by key.
+      maybe_ours(set): The keys of rows that this store may have written: by the insert just before,
+        or in an earlier try whose reply was lost.  If such a row is equal to the one to be written,
+        it counts as changed.
     """
     changed: list[Task] = []
     to_update: list[Task] = []
     for key, row in rows.items():
         task = tasks[key]
         new, old = _sort_key(vars(task)), _sort_key(row)
-        # JSON is not compared: a database may write it in another way.  A row that was marked as
-        # lost has another status than its rank says.
+        # JSON is not compared, since a database may format it in another way.  The status is: a row
+        # that was marked as lost has another status than its rank.
         if new == old and task.status == row["status"]:
-            if key in ours:
+            if key in maybe_ours:
                 changed.append(task)
         elif new > old:
             changed.append(task)
             to_update.append(task)
-    return _Merged(changed, to_update)
+    return _Comparison(changed, to_update)
 
 
 def _lock_rows(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
-    """Return the rows of ``keys`` that exist, locked in the order of their keys."""
+    """Lock the rows of ``keys`` that exist, and return them.  The order of the keys prevents
+    deadlocks; see ``DatabaseStore._write_fenced``."""
     rows: dict[uuid.UUID, Row] = {}
     for some in in_portions(sorted(keys), connection):
         query = Task._base_manager.using(connection.alias).filter(pk__in=some).order_by("pk")
@@ -133,10 +135,10 @@ def _lock_rows(connection: BaseDatabaseWrapper, keys: Iterable[uuid.UUID]) -> di
 def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
     """Insert rows, except those that another process has inserted meanwhile.
 
-    Only PostgreSQL ignores conflicts and nothing else.  MariaDB and MySQL would ignore bad data as
-    well, and store something else instead: there, a conflict ends this try, and the next one finds
-    the row.  SQLite would leave out what a CHECK refuses, without an error; it has no conflicts,
-    since this transaction is the only one that writes.
+    Only PostgreSQL can ignore conflicts and nothing else.  MariaDB and MySQL would ignore bad data
+    as well, and store other values instead.  There, a conflict ends this try, and the next try
+    finds the row.  SQLite would leave out rows that violate a CHECK, without an error.  It has no
+    conflicts, since no other transaction can write.
     """
     ignore_conflicts = connection.vendor == "postgresql"
     rows = Task._base_manager.using(connection.alias)
@@ -144,12 +146,12 @@ def _insert(connection: BaseDatabaseWrapper, tasks: list[Task]) -> None:
 
 
 def _differs(new: object, old: object, type_: ColumnType) -> bool:
-    # JSON: 1 and true are equal in Python, but not there.
+    # 1 and true are equal in Python, but not in JSON.
     return new != old or (type_ is ColumnType.JSON and repr(new) != repr(old))
 
 
 def _sort_key(row: Row) -> list[object]:
-    """Return the sort key of a row: ``transition.sort_key``, by columns."""
+    """Return the sort key of a row: what ``transition.sort_key`` returns for its transition."""
     key: list[object] = []
     for column in COMPARED:
         value = row[column.name]

@@ -1,4 +1,4 @@
-"""The rows that transitions make, as instances of ``Task``: for the ORM store, and for signals."""
+"""Makes ``Task`` instances from transitions, for the ORM store and for ``task_changed``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _MILLISECOND = datetime.timedelta(milliseconds=1)
 
 
 def as_datetime(milliseconds: int) -> datetime.datetime:
-    """Return a time as ``DateTimeField`` takes it: naive where ``USE_TZ`` is off."""
+    """Return a time as ``DateTimeField`` expects it: naive if ``USE_TZ`` is off."""
     aware = _EPOCH + milliseconds * _MILLISECOND
     if settings.USE_TZ:
         return aware
     return timezone.make_naive(aware, timezone.get_default_timezone())
 
 
-#: Makes the value of a model's field, for the types that need it.  None stays None.
+#: Converts the value of a column to that of its model field, for the types that need it.  None is
+#: not converted.
 _CONVERTERS: dict[ColumnType, Callable[[Any], object]] = {
     ColumnType.UUID: uuid.UUID,
     ColumnType.TIME: as_datetime,
@@ -34,7 +35,8 @@ _CONVERTERS: dict[ColumnType, Callable[[Any], object]] = {
 }
 _NAMES = [field.attname for field in Task._meta.concrete_fields]
 _COLUMNS = {column.name: column for column in COLUMNS}
-#: For each field of the model: the values of its column, and their converter.
+#: For each field of the model: the function that returns the values of its column, and their
+#: converter.  None for a field that a flush doesn't write.
 _FIELDS = [
     (_COLUMNS[name].values, _CONVERTERS.get(_COLUMNS[name].type)) if name in _COLUMNS else None
     for name in _NAMES
@@ -42,13 +44,12 @@ _FIELDS = [
 
 
 def make_tasks(transitions: Sequence[Transition], alias: str) -> list[Task]:
-    """Return the rows that transitions make in the database ``alias``, without ``written_at``."""
+    """Return the rows of transitions in the database ``alias``, without ``written_at``."""
     if not transitions:
         return []
     batch = BatchFields(transitions)
-    # A column that a flush doesn't write, seen_at, is empty.
-    nothing = [None] * len(transitions)
-    columns = [nothing if field is None else _convert(*field, batch) for field in _FIELDS]
+    unwritten = [None] * len(transitions)  # For seen_at.
+    columns = [unwritten if field is None else _convert(*field, batch) for field in _FIELDS]
     return [Task.from_db(alias, _NAMES, row) for row in zip(*columns)]
 
 

@@ -1,4 +1,4 @@
-"""Which store is used: the upsert store wherever the database allows it."""
+"""Chooses the store: the upsert store if the database supports it, else the ORM store."""
 
 from __future__ import annotations
 
@@ -17,45 +17,46 @@ from taskstate.stores.base import left_usable
 from taskstate.stores.orm import OrmStore
 from taskstate.stores.upsert import UpsertStore
 
-#: What the upsert store needs: the first PostgreSQL that unnests several arrays in step, the first
-#: SQLite with ``->>`` for a place in an array, the first MariaDB with ``JSON_TABLE``.
+#: The oldest releases that the upsert store supports: the first PostgreSQL that unnests several
+#: arrays in step, the first SQLite with ``->>`` for an index of an array, the first MariaDB with
+#: ``JSON_TABLE``.
 _OLDEST = {"PostgreSQL": (10,), "SQLite": (3, 38), "MariaDB": (10, 6)}
 
 _USE_AUTO = "Set STORE to 'auto': the ORM store writes the same rows."
 
 _ISOLATION = {
     "postgresql": "SHOW transaction_isolation",
-    # MariaDB has renamed it in 11.1.
+    # MariaDB 11.1 has renamed the variable.
     "mysql": "SELECT variable_value FROM information_schema.session_variables "
     "WHERE variable_name IN ('TX_ISOLATION', 'TRANSACTION_ISOLATION')",
 }
 
 
 class Obstacle(NamedTuple):
-    """Why the upsert store can't be used with a database, and the cure."""
+    """Why the upsert store can't be used with a database, and what to do about it."""
 
     reason: str
-    cure: str
+    hint: str
 
 
-def open_store(name: str, is_listened: Callable[[], bool]) -> Store:
+def open_store(name: str, has_receivers: Callable[[], bool]) -> Store:
     """Return the store that ``TASKSTATE["STORE"]`` names.
 
     Parameters:
       name(str): "orm"; "upsert"; or "auto", which is "upsert" where that can be used.
-      is_listened(Callable): Returns whether anyone wants to know which rows were changed.
+      has_receivers(Callable): Returns whether ``task_changed`` has receivers.
 
     Raises:
-      ImproperlyConfigured: The name is "upsert", and that can't be used.
+      ImproperlyConfigured: If the name is "upsert", and that store can't be used.
     """
     if name == "orm":
         return OrmStore()
     obstacle = find_obstacle(conf.tasks_database())
     if obstacle is None:
-        return UpsertStore(is_listened=is_listened)
+        return UpsertStore(has_receivers=has_receivers)
     if name == "upsert":
         raise ImproperlyConfigured(
-            f"TASKSTATE['STORE'] is 'upsert', but {obstacle.reason}. {obstacle.cure}"
+            f"TASKSTATE['STORE'] is 'upsert', but {obstacle.reason}. {obstacle.hint}"
         )
     return OrmStore()
 
@@ -64,7 +65,7 @@ def open_store(name: str, is_listened: Callable[[], bool]) -> Store:
 def find_obstacle(alias: str) -> Obstacle | None:
     """Return why the upsert store can't be used with a database, or None if it can.
 
-    The first call asks the database, and lets its errors through.
+    The first call queries the database, and may raise its errors.
     """
     connection: Any = connections[alias]
     try:
@@ -74,14 +75,14 @@ def find_obstacle(alias: str) -> Obstacle | None:
                 _check_version(connection) or _check_isolation(connection) or _check_key(connection)
             )
     except Exception:
-        # No store closes this connection yet: don't leave a broken one for the next try.
+        # The next try must not find a broken connection, and no store exists that could close it.
         if not connection.in_atomic_block:
             connection.close()
         raise
 
 
 def _check_version(connection: Any) -> Obstacle | None:
-    """Return an obstacle if the server is of another kind, or too old."""
+    """Return an obstacle if the database is of another kind, or too old."""
     if connection.vendor == "postgresql":
         # 90624 is 9.6.24.
         name, version = "PostgreSQL", divmod(connection.pg_version // 100, 100)
@@ -106,8 +107,8 @@ def _dotted(version: tuple[int, ...]) -> str:
 def _check_isolation(connection: BaseDatabaseWrapper) -> Obstacle | None:
     """Return an obstacle if transactions are stricter than READ COMMITTED.
 
-    The statement has to see what was committed before it got its locks.  At a stricter level, it
-    sees what was there before it waited for them.
+    The statement must see what was committed before it acquired its locks.  At a stricter level, it
+    sees the state from before it waited for them.
     """
     query = _ISOLATION.get(connection.vendor)
     if query is None:
@@ -125,8 +126,8 @@ def _check_isolation(connection: BaseDatabaseWrapper) -> Obstacle | None:
 
 
 def _check_key(connection: BaseDatabaseWrapper) -> Obstacle | None:
-    """Return an obstacle if the primary key of the user model has its own way to the database,
-    which only the ORM knows."""
+    """Return an obstacle if the primary key of the user model converts its values for the database
+    by methods of its own, which only the ORM calls."""
     field: Any = Task._meta.get_field("user").target_field
     methods = (type(field).get_prep_value, type(field).get_db_prep_value)
     if all(method.__module__.startswith("django.") for method in methods):

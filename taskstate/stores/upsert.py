@@ -20,27 +20,27 @@ from taskstate.transitions.rank import join_rank
 
 
 class UpsertStore(DatabaseStore):
-    """Writes a batch with one statement, which itself compares rows and checks the fence.
+    """Writes a batch with one statement, which itself compares the rows and checks the fence.
 
     It holds no lock between two statements and needs no session, so it works through PgBouncer.
 
-    The statement writes only if the watermark is the one that this store has read.  After a clear,
-    it isn't.  Then the store reads the fence again, leaves out what the clear was meant for, and
-    sends the rest.
+    The statement writes only if the watermark is still the one that this store has read.  After a
+    clear, it is not.  Then the store reads the fence again, leaves out the transitions from before
+    the clear, and sends the others.
 
     Parameters:
-      clock(Callable): The monotonic clock that ``Transition.happened_at`` was read from.
-      is_listened(Callable): Returns whether anyone wants to know which rows were changed.  If not,
-        the database returns none, and ``Written.changes`` is empty.
+      clock(Callable): The clock of ``Transition.happened_at``: monotonic seconds.
+      has_receivers(Callable): Returns whether ``task_changed`` has receivers.  If not, the database
+        does not return the changed rows, and ``Written.changes`` is empty.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        is_listened: Callable[[], bool] = lambda: True,
+        has_receivers: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(clock)
-        self._is_listened = is_listened
+        self._has_receivers = has_receivers
         self._dialects: dict[BaseDatabaseWrapper, Dialect] = {}
 
     def _write_fenced(
@@ -48,20 +48,19 @@ class UpsertStore(DatabaseStore):
     ) -> Written:
         with _savepoint(connection):
             fence = self._find_fence(connection)
-            is_current = False
-            while not is_current:
-                # In the order of their keys, so that no two processes wait for each other.
+            while True:
+                # The order of the ids prevents deadlocks; see ``DatabaseStore._write_fenced``.
                 pending_tasks = sorted(fence.not_cleared(batch), key=_message_id)
                 if not pending_tasks:
                     return Written(rows=0, unchanged=len(batch), changes=())
-                returning = self._is_listened()
+                returning = self._has_receivers()
                 asked_at = self._clock()
                 rows, changed = self._execute(
-                    connection, pending_tasks, fence.version, returning=returning
+                    connection, pending_tasks, fence.watermark, returning=returning
                 )
-                version = fence.version
-                fence = self._confirm_fence(connection, fence, asked_at, has_written=rows > 0)
-                is_current = fence.version == version
+                known, fence = fence, self._confirm_fence(connection, fence, asked_at, rows)
+                if fence.watermark == known.watermark:
+                    break
             if returning:
                 changed += _committed_before(connection, pending_tasks, changed)
                 rows = len(changed)
@@ -71,7 +70,7 @@ class UpsertStore(DatabaseStore):
     def _find_fence(self, connection: BaseDatabaseWrapper) -> Fence:
         """Return what is known of the last clear."""
         if connection.in_atomic_block:
-            # SQLite can't write in a transaction that has read first.
+            # SQLite may not be able to write in a transaction that has read before.
             return self._enter_fence(connection)
         known = self._fences.get(connection.alias)
         if known is None:
@@ -79,11 +78,12 @@ class UpsertStore(DatabaseStore):
         return known
 
     def _confirm_fence(
-        self, connection: BaseDatabaseWrapper, fence: Fence, asked_at: float, *, has_written: bool
+        self, connection: BaseDatabaseWrapper, fence: Fence, asked_at: float, rows: int
     ) -> Fence:
-        """Return what is known of the last clear after a statement that began at ``asked_at``."""
-        if has_written:
-            # There was no clear until then.
+        """Return what is known of the last clear, after a statement that was sent at ``asked_at``
+        has changed this many rows.  The watermark is another one if there was a clear."""
+        if rows:
+            # The statement has seen the same watermark.
             fence = fence._replace(seen_at=asked_at)
         else:
             # All rows were up to date, or there was a clear.
@@ -95,17 +95,18 @@ class UpsertStore(DatabaseStore):
         self,
         connection: BaseDatabaseWrapper,
         pending_tasks: Sequence[PendingTask],
-        version: int,
+        watermark: int,
         *,
         returning: bool,
     ) -> tuple[int, list[PendingTask]]:
-        """Run the statement.  Return how many rows it changed; and which, if ``returning``."""
+        """Execute the statement.  Return how many rows it changed, and which ones if
+        ``returning``."""
         dialect = self._dialects.get(connection)
         if dialect is None:
             dialect = self._dialects[connection] = dialect_of(connection)
         transitions = [pending.latest for pending in pending_tasks]
         with preparing_values(), connection.cursor() as cursor:
-            cursor.execute(*dialect.prepare(transitions, version, returning=returning))
+            cursor.execute(*dialect.statement_for(transitions, watermark, returning=returning))
             if not returning:
                 return dialect.changed_rows(cursor.rowcount, sent=len(pending_tasks)), []
             ranks = {_key(pk): join_rank(stamp, rank) for pk, stamp, rank in cursor.fetchall()}
@@ -118,7 +119,8 @@ class UpsertStore(DatabaseStore):
 
 
 def _savepoint(connection: BaseDatabaseWrapper) -> contextlib.AbstractContextManager[None]:
-    """In a transaction of the caller's, make a savepoint: a failure leaves that usable."""
+    """If the caller has begun a transaction, make a savepoint, so that a failure leaves it
+    usable."""
     if connection.in_atomic_block:
         return lock_timeout.transaction(connection)
     return contextlib.nullcontext()
@@ -129,11 +131,11 @@ def _committed_before(
     pending_tasks: Sequence[PendingTask],
     changed: Sequence[PendingTask],
 ) -> list[PendingTask]:
-    """Return the pending tasks that an earlier try has committed, though its reply was lost: their
-    rows have our rank, and yet this try didn't change them.  A row that was marked as lost since
-    then has our rank as well, but another status: it is not ours any more."""
-    known = {id(pending) for pending in changed}
-    doubtful = [p for p in pending_tasks if p.maybe_committed and id(p) not in known]
+    """Return the pending tasks that an earlier try has committed, but the reply was lost: their
+    rows have the same rank, but this try didn't change them.  A row that was marked as lost since
+    then has the same rank, but another status, so it doesn't count."""
+    just_changed = {id(pending) for pending in changed}
+    doubtful = [p for p in pending_tasks if p.maybe_committed and id(p) not in just_changed]
     ranks: dict[tuple[str, str], int] = {}
     for some in in_portions(doubtful, connection):
         ids = [pending.latest.message_id for pending in some]

@@ -62,9 +62,11 @@ class _NotEncodableError(Exception):
         self.path = ""
 
 
-def prepare(message: Any, state: dict[Any, Any], actors: DeclaredActors) -> None:
-    """Prepare a message for its encoder: make its ``for_state`` encodable, and those of the
-    messages that follow it, and let the message carry its own.
+def prepare_for_encoding(message: Any, state: dict[Any, Any], actors: DeclaredActors) -> None:
+    """Prepare a message for the encoder.
+
+    Its ``for_state`` and those of the messages that follow it are made encodable.  Its own is
+    written into its options, unless the message carries it already.
 
     Parameters:
       message(Message): The message, which is about to be encoded.
@@ -123,34 +125,38 @@ def _make_encodable(message: Any, position: int | None) -> None:
     arguments can only be changed in place.  It is the caller's if the caller passed it to
     ``send_with_options``.
     """
-    for carried in (message.kwargs, message.options):
-        state = carried.get(FOR_STATE)
+    for container in (message.kwargs, message.options):
+        state = container.get(FOR_STATE)
         if state is not None:
             break
     else:
-        carried, state = message.args, None if position is None else message.args[position]
+        container, state = message.args, None if position is None else message.args[position]
     if not isinstance(state, dict):
         return
     encodable = _encodable_state(message, state)
     if encodable is state:
         return
-    if carried is message.options:
+    if container is message.options:
         message.options[FOR_STATE] = encodable
-    elif carried is message.kwargs:
+    elif container is message.kwargs:
         try:
-            object.__setattr__(message, "kwargs", {**carried, FOR_STATE: encodable})
+            object.__setattr__(message, "kwargs", {**container, FOR_STATE: encodable})
         except AttributeError:  # The message is a tuple.
-            carried[FOR_STATE] = encodable
+            container[FOR_STATE] = encodable
     else:
-        args = tuple(encodable if arg is state else arg for arg in message.args)
-        try:
-            object.__setattr__(message, "args", args)
-        except AttributeError as error:
-            raise ForStateError(
-                f"The for_state of actor {message.actor_name!r} holds a value that can't be "
-                "encoded, and was passed by position. Pass it by keyword, for_state={...}. Nothing "
-                "was sent."
-            ) from error
+        _replace_argument(message, state, encodable)
+
+
+def _replace_argument(message: Any, state: object, encodable: object) -> None:
+    """Replace a ``for_state`` that was passed by position."""
+    args = tuple(encodable if arg is state else arg for arg in message.args)
+    try:
+        object.__setattr__(message, "args", args)
+    except AttributeError as error:
+        raise ForStateError(
+            f"The for_state of actor {message.actor_name!r} holds a value that can't be encoded, "
+            "and was passed by position. Pass it by keyword, for_state={...}. Nothing was sent."
+        ) from error
 
 
 def _make_followers_encodable(options: dict[str, Any]) -> None:

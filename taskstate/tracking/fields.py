@@ -119,13 +119,7 @@ class FieldCollector:
         try:
             message_id = sanitize.clean_message_id(raw.message_id)
         except ValueError:
-            self._warnings.warn(
-                raw.actor_name,
-                "A message of actor %s is not tracked: its id %.100r is not a valid UUID. Let "
-                "Dramatiq create the ids, or use uuid.uuid4(). Later ids of this actor are not "
-                "logged.",
-                raw.message_id,
-            )
+            self._warn_of_id(raw)
             return None
         try:
             user_pk = raw.user_pk
@@ -157,6 +151,15 @@ class FieldCollector:
                 for_log(raw.actor_name),
             )
             return None
+
+    def _warn_of_id(self, raw: RawFields) -> None:
+        self._warnings.warn(
+            raw.actor_name,
+            "A message of actor %s is not tracked: its id %.100r is not a valid UUID. Let "
+            "Dramatiq create the ids, or use uuid.uuid4(). Later ids of this actor are not "
+            "logged.",
+            raw.message_id,
+        )
 
     def _clean_user_pk(self, value: object, actor_name: str) -> UserPk:
         if conf.is_installed() is False:  # Nothing is written, and the models can't be imported.

@@ -49,21 +49,22 @@ class DeclaredActor:
         self.position = _NO_POSITION if position is None else position
 
 
-def merge_for_state(actor: DeclaredActor | None, message: Any, given: object) -> object:
+def merge_for_state(actor: DeclaredActor | None, message: Any, own_state: object) -> object:
     """Return the ``for_state`` of a message.  Its own keys take precedence over those of its actor.
 
     Parameters:
       actor(DeclaredActor): The actor; None if its declaration says nothing about ``for_state``.
       message(Message): The message itself.
-      given(object): What the message carries by keyword or as an option; None if nothing.
+      own_state(object): The ``for_state`` that the message carries by keyword or as an option; None
+        if there is none.
     """
     if actor is None:
-        return given
-    if given is None and len(message.args) > actor.position:
-        given = message.args[actor.position]
+        return own_state
+    if own_state is None and len(message.args) > actor.position:
+        own_state = message.args[actor.position]
     if actor.state is None:
-        return given
-    return {**actor.state, **given} if isinstance(given, dict) else actor.state
+        return own_state
+    return {**actor.state, **own_state} if isinstance(own_state, dict) else actor.state
 
 
 class DeclaredActors:

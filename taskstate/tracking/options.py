@@ -64,9 +64,9 @@ def write_stamp(message: Any, run_stamp: int, *, may_get_lost: bool) -> Stamps:
 
 def find_stamps(message: Any, *, may_get_lost: bool) -> Stamps:
     """Return the stamps of a message that was enqueued, if this thread has not kept them."""
-    carried = read_stamp(message)
-    if carried > 0:  # Another thread has called ``before_enqueue``.
-        return carried, carried
+    stamp = read_stamp(message)
+    if stamp > 0:  # Another thread has called ``before_enqueue``.
+        return stamp, stamp
     # ``before_enqueue`` was interrupted by an exception, or the message was not tracked yet.
     return write_stamp(message, 0, may_get_lost=may_get_lost)
 

@@ -7,8 +7,16 @@ import threading
 from contextvars import ContextVar
 from typing import Any, Callable, NamedTuple
 
+from taskstate import tenants
 from taskstate.tracking.failure import NO_FAILURE, Failure
-from taskstate.tracking.options import read_attempt, read_failure, read_stamp, read_started_at
+from taskstate.tracking.options import (
+    STARTED_AT_OPTION,
+    read_attempt,
+    read_failure,
+    read_stamp,
+    read_started_at,
+    write_failure,
+)
 from taskstate.transitions import sanitize
 from taskstate.transitions.rank import pack_rank
 from taskstate.transitions.stamp import Stamps, stamp_of_run
@@ -54,7 +62,7 @@ class Run:
     outcome_pushed = False
     #: Whether the message is being acknowledged or rejected.
     is_released = False
-    #: Whether it has progress, a result or a failure.
+    #: Whether it has a progress, a result or a failure: whether ``details`` returns any.
     has_details = False
     progress: Progress | None = None
     #: JSON, as text.
@@ -63,7 +71,7 @@ class Run:
     failure = NO_FAILURE
     #: Whether the buffer holds this run, to get a transition with its progress.
     is_reporting = False
-    #: The time of the newest transition to running, in milliseconds since 1970.  Each has a later
+    #: The time of the last transition to running, in milliseconds since 1970.  Each has a later
     #: time than the one before, so that no two of them have the same rank.
     last_reported_ms = 0
     #: The run that has sent this message, if the broker runs it at once, in the same thread.
@@ -108,6 +116,21 @@ class Run:
             text += f" The attempt before: {before.error}"
         self.failure = before._replace(error=sanitize.clean_line(text, sanitize.ERROR_LENGTH))
         self.has_details = True
+
+    def write_for_next_run(self, message: Any) -> None:
+        """Write into the options of the message, if this run enqueues it again, what the next run
+        needs."""
+        is_retry = read_attempt(message) > self.attempt
+        if is_retry and self.started_at is not None:
+            message.options[STARTED_AT_OPTION] = self.started_at
+        # A retry is enqueued while the exception is handled.  Whether that is before or after
+        # ``after_process_message`` depends on the order of the middleware.
+        exception = sys.exc_info()[1]
+        if is_retry and exception is not None:
+            self.record_error(exception)
+            write_failure(message, self.failure)
+        elif exception is None:  # The actor enqueues its own message again, and has not failed.
+            write_failure(message, NO_FAILURE)
 
     def infer_outcome(self) -> None:
         """Take the exception that is being handled as the outcome of this run, because the broker
@@ -167,29 +190,33 @@ def current_run() -> tuple[Run, Callable[[Any], None]] | None:
     return None if found is None or found[0].ended_at is not None else found
 
 
-def get_or_create_run(proxy: Any, message: Any) -> Run:
-    """Return the run that Dramatiq's proxy for ``message`` holds.  Create it at the first call."""
-    run = get_run(proxy)
+# Dramatiq makes one ``MessageProxy`` for each message that a worker receives, and passes it to all
+# hooks until the message is acknowledged.  So its attribute holds the run.
+
+
+def get_or_create_run(message_proxy: Any, message: Any) -> Run:
+    """Return the run that the proxy for ``message`` holds.  Create it at the first call."""
+    run = get_run(message_proxy)
     if run is None:
-        run = proxy.__dict__[_RUN_ATTRIBUTE] = Run(message)
+        run = message_proxy.__dict__[_RUN_ATTRIBUTE] = Run(message)
     return run
 
 
-def get_run(proxy: Any) -> Run | None:
-    """Return the run that Dramatiq's proxy holds, or None if it was not created."""
+def get_run(message_proxy: Any) -> Run | None:
+    """Return the run that a proxy holds, or None if it was not created."""
     # Not with getattr: the proxy would look for it in the message, and raise an exception.
-    run: Run | None = proxy.__dict__.get(_RUN_ATTRIBUTE)
+    run: Run | None = message_proxy.__dict__.get(_RUN_ATTRIBUTE)
     return run
 
 
-def is_known(message: Any) -> bool:
-    """Return whether a hook has seen that this process received the message."""
-    return _RUN_ATTRIBUTE in getattr(message, "__dict__", _NO_ATTRIBUTES)
+def has_run(message_proxy: Any) -> bool:
+    """Return whether an earlier hook has created a run for a message."""
+    return _RUN_ATTRIBUTE in getattr(message_proxy, "__dict__", _NO_ATTRIBUTES)
 
 
-def is_held(message: Any) -> bool:
+def has_unreleased_run(message_proxy: Any) -> bool:
     """Return whether a message has a run, and is not being acknowledged or rejected yet."""
-    run: Run | None = getattr(message, "__dict__", _NO_ATTRIBUTES).get(_RUN_ATTRIBUTE)
+    run: Run | None = getattr(message_proxy, "__dict__", _NO_ATTRIBUTES).get(_RUN_ATTRIBUTE)
     return run is not None and not run.is_released
 
 
@@ -206,10 +233,18 @@ class ThisThread(threading.local):
         #: middleware may send a message in a hook of another one.
         self.enqueueing: dict[str, Stamps] = {}
 
+    def tenant(self) -> str | None:
+        """Return the tenant of the run that the calling code belongs to; None outside of a run."""
+        run = self.run
+        if run is None:  # In a coroutine, or in a thread that an actor has started.
+            found = current_run()
+            run = None if found is None else found[0]
+        return None if run is None or run.fields is None else tenants.clean_name(run.fields.tenant)
+
     def begin_enqueue(self, message_id: str, stamps: Stamps) -> None:
         """Keep the stamps of a message from ``before_enqueue`` to ``after_enqueue``."""
         if len(self.enqueueing) >= _MAX_ENQUEUEING:
-            self.enqueueing.clear()  # They belong to messages that the broker has refused.
+            self.enqueueing.clear()  # They belong to messages that could not be enqueued.
         self.enqueueing[message_id] = stamps
 
     def enter(self, run: Run) -> None:

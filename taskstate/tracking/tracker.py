@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 from weakref import WeakSet
 
@@ -11,26 +10,22 @@ import dramatiq
 
 from taskstate import tenants
 from taskstate.conf import TENANT, Options
-from taskstate.tracking.encodable import prepare
-from taskstate.tracking.failure import NO_FAILURE
+from taskstate.tracking.encodable import prepare_for_encoding
 from taskstate.tracking.fields import FieldCollector
 from taskstate.tracking.for_state import DeclaredActors
 from taskstate.tracking.options import (
     STAMP_OPTION,
-    STARTED_AT_OPTION,
     UsedStamp,
     find_stamps,
     read_attempt,
     read_details,
     read_stamp,
     read_started_at,
-    write_failure,
     write_stamp,
 )
 from taskstate.tracking.run import (
     Run,
     ThisThread,
-    current_run,
     get_or_create_run,
     get_run,
     set_current_run,
@@ -45,9 +40,15 @@ logger = logging.getLogger(__name__)
 class Tracker:
     """Turns the hooks of tracked messages into transitions.
 
-    ``StateMiddleware`` calls the method that is named like the hook, with the broker, the message
-    as Dramatiq gave it to the hook (which may be a proxy that lives as long as one run), the
-    message itself, and its ``for_state``.
+    ``StateMiddleware`` calls the method with the name of the hook.
+
+    Parameters of all hooks:
+      broker(Broker): The broker.
+      message_proxy(MessageProxy): The message as Dramatiq passes it to the hook.  While a message
+        is processed, this is a proxy that holds its run.  A message that is being enqueued is
+        usually passed itself.
+      message(Message): The message itself.
+      state(dict): Its ``for_state``.
     """
 
     def __init__(
@@ -62,14 +63,14 @@ class Tracker:
         self._actors = actors
         self._sink = sink
         self._this_thread = ThisThread()
-        #: Whether a message has arrived without its stamp, and the brokers this was logged for.
+        #: Whether a message has arrived without its stamp.
         self._loses_stamps = False
-        self._warned_brokers: WeakSet[dramatiq.Broker] = WeakSet()
+        self._lost_stamps = LostStampLog()
 
     # Enqueueing.
 
     def before_enqueue(
-        self, broker: dramatiq.Broker, given: Any, message: Any, state: dict[str, Any]
+        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
         """Write into the options of the message, before it is encoded: its stamp, its tenant and,
         in a retry, when the first run began and why the last one failed.
@@ -77,40 +78,24 @@ class Tracker:
         Raises:
           ForStateError: If its ``for_state`` can't be encoded.
         """
-        prepare(message, state, self._actors)
+        prepare_for_encoding(message, state, self._actors)
         if TENANT.function is not None:
-            tenants.write_tenant(message.options, self._tenant_of_run())
+            tenants.write_tenant(message.options, self._this_thread.tenant())
         # A broker may enqueue the proxy itself.
-        is_proxy = given is not message
-        run = get_or_create_run(given, message) if is_proxy else self._this_thread.run
+        is_proxy = message_proxy is not message
+        run = get_or_create_run(message_proxy, message) if is_proxy else self._this_thread.run
         run_stamp = 0
         if run is not None and run.message_id == message.message_id:
-            self._write_for_next_run(run, message)
+            run.write_for_next_run(message)
             if run.fields is not None:
                 run_stamp = run.stamp
         stamps = write_stamp(message, run_stamp, may_get_lost=self._loses_stamps)
         self._this_thread.begin_enqueue(message.message_id, stamps)
 
-    @staticmethod
-    def _write_for_next_run(run: Run, message: Any) -> None:
-        """Write into the options of a message, which its own run enqueues again, what the next run
-        needs."""
-        is_retry = read_attempt(message) > run.attempt
-        if is_retry and run.started_at is not None:
-            message.options[STARTED_AT_OPTION] = run.started_at
-        # A retry is enqueued while the exception is handled.  Whether that is before or after
-        # ``after_process_message`` depends on the order of the middleware.
-        exception = sys.exc_info()[1]
-        if is_retry and exception is not None:
-            run.record_error(exception)
-            write_failure(message, run.failure)
-        elif exception is None:  # The actor enqueues its own message again, and has not failed.
-            write_failure(message, NO_FAILURE)
-
     def after_enqueue(
         self,
         broker: dramatiq.Broker,
-        given: Any,
+        message_proxy: Any,
         message: Any,
         state: dict[str, Any],
         delay: int | None,
@@ -121,8 +106,8 @@ class Tracker:
         stamps = this_thread.enqueueing.pop(message.message_id, None)
         if stamps is None:
             stamps = find_stamps(message, may_get_lost=self._loses_stamps)
-        stamp, carried = stamps
-        message.options[STAMP_OPTION] = UsedStamp((carried,))
+        stamp, run_stamp = stamps
+        message.options[STAMP_OPTION] = UsedStamp((run_stamp,))
         attempt = read_attempt(message)
         details = None
         if attempt or delay is not None:
@@ -145,12 +130,12 @@ class Tracker:
     def write_tenant_of_followers(self, message: Any) -> None:
         """Write the tenant into the messages that follow an untracked message: they may be
         tracked."""
-        tenants.write_tenant_of_followers(message.options, self._tenant_of_run())
+        tenants.write_tenant_of_followers(message.options, self._this_thread.tenant())
 
     # Processing.
 
     def before_delay_message(
-        self, broker: dramatiq.Broker, proxy: Any, message: Any, state: dict[str, Any]
+        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
         """Find out whether the broker loses the options that hooks write."""
         if TENANT.function is not None:
@@ -159,17 +144,17 @@ class Tracker:
             self._record_lost_stamp(broker)
 
     def before_process_message(
-        self, broker: dramatiq.Broker, proxy: Any, message: Any, state: dict[str, Any]
+        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
         """Push running."""
         if TENANT.function is not None:
             tenants.write_missing_tenant(message)
         timestamp = clock.now()
-        run = get_or_create_run(proxy, message)
+        run = get_or_create_run(message_proxy, message)
         self._this_thread.enter(run)
-        carried = read_started_at(message)
+        first_started_at = read_started_at(message)
         run.last_reported_ms = timestamp[0]
-        run.started_at = timestamp[0] if carried is None else carried
+        run.started_at = timestamp[0] if first_started_at is None else first_started_at
         run.fields = self._collector.collect(message, state)
         if run.attempt:
             run.restore_error(message)
@@ -189,31 +174,31 @@ class Tracker:
     def after_process_message(
         self,
         broker: dramatiq.Broker,
-        proxy: Any,
+        message_proxy: Any,
         message: Any,
         state: dict[str, Any],
         exception: BaseException | None,
     ) -> None:
         """Record when the run ended, and how."""
-        run = get_or_create_run(proxy, message)
+        run = get_or_create_run(message_proxy, message)
         run.ended_at = clock.now()
         run.raised = exception is not None
         if exception is not None:
             run.record_error(exception)
 
     def after_skip_message(
-        self, broker: dramatiq.Broker, proxy: Any, message: Any, state: dict[str, Any]
+        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
         """Record that the message was skipped."""
-        run = get_or_create_run(proxy, message)
+        run = get_or_create_run(message_proxy, message)
         run.ended_at = clock.now()
         run.skipped = True
 
     def before_ack(
-        self, broker: dramatiq.Broker, proxy: Any, message: Any, state: dict[str, Any]
+        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
         """Push done or skipped; or failed, if the message raised and is not retried."""
-        run: Run | None = get_run(proxy)
+        run: Run | None = get_run(message_proxy)
         enqueued_id, enqueued_stamp = self._leave(run)
         if run is not None:
             run.is_released = True
@@ -230,10 +215,10 @@ class Tracker:
             self._push_outcome(Status.FAILED, message, state, run)
 
     def before_nack(
-        self, broker: dramatiq.Broker, proxy: Any, message: Any, state: dict[str, Any]
+        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
         """Push failed or skipped."""
-        run = get_or_create_run(proxy, message)
+        run = get_or_create_run(message_proxy, message)
         self._leave(run)
         run.is_released = True
         if run.fields is None and message.actor_name not in broker.actors:
@@ -270,16 +255,19 @@ class Tracker:
         set_current_run(None if outer is None else (outer, self._sink.push_deferred))
         return enqueued
 
-    def _tenant_of_run(self) -> str | None:
-        """Return the tenant of the run that the calling code belongs to; None outside of a run."""
-        run = self._this_thread.run
-        if run is None:  # In a coroutine, or in a thread that an actor has started.
-            found = current_run()
-            run = None if found is None else found[0]
-        return None if run is None or run.fields is None else tenants.clean_name(run.fields.tenant)
-
     def _record_lost_stamp(self, broker: dramatiq.Broker) -> None:
         self._loses_stamps = True
+        self._lost_stamps.warn(broker)
+
+
+class LostStampLog:
+    """Warns once of each broker that loses stamps."""
+
+    def __init__(self) -> None:
+        self._warned_brokers: WeakSet[dramatiq.Broker] = WeakSet()
+
+    def warn(self, broker: dramatiq.Broker) -> None:
+        """Warn that messages arrive without their stamps, unless this broker was logged before."""
         if broker in self._warned_brokers:
             return
         self._warned_brokers.add(broker)

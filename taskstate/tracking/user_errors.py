@@ -58,14 +58,7 @@ def _call_user_error(exception: BaseException) -> str | Promise | None:
     try:
         text = call_untrusted(function, exception)
     except Exception as error:  # noqa: BLE001 - whatever the site's function raises
-        is_ours = isinstance(error, ImproperlyConfigured)  # Its text says what to do.
-        _errors.log(
-            type(error).__name__,
-            "TASKSTATE['USER_ERROR'] raised %s. The user reads only that the task failed. Let it "
-            "return a text, or None. Later errors of this type are not logged.",
-            str(error) if is_ours else sanitize.describe_exception(error),
-            exc_info=True,
-        )
+        _log_failure(error)
         return None
     if text is None or isinstance(text, (str, Promise)):
         return text
@@ -76,3 +69,15 @@ def _call_user_error(exception: BaseException) -> str | Promise | None:
         type(text).__name__,
     )
     return None
+
+
+def _log_failure(error: Exception) -> None:
+    """Log that ``USER_ERROR`` has raised an error.  Call it while the error is handled."""
+    is_ours = isinstance(error, ImproperlyConfigured)  # Its text says what to do.
+    _errors.log(
+        type(error).__name__,
+        "TASKSTATE['USER_ERROR'] raised %s. The user reads only that the task failed. Let it "
+        "return a text, or None. Later errors of this type are not logged.",
+        str(error) if is_ours else sanitize.describe_exception(error),
+        exc_info=True,
+    )

@@ -8,7 +8,7 @@ from typing import Sequence
 from taskstate.transitions import sanitize
 from taskstate.transitions.rank import is_running, status_of
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import RawFields, Transition, newest
+from taskstate.transitions.transition import RawFields, Transition, greater
 from taskstate.utils.sync import Latch
 
 #: How much memory a pending task takes besides its texts, in bytes.
@@ -27,7 +27,7 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 _ROW_BYTES = 1_000
 #: The greatest size of a character: a control character is ``\\u0001`` in the JSON of a literal.
 _CHARACTER_BYTES = 7
-#: The greatest size of a row without details.
+#: The greatest size of a row without rare values; see ``Transition.has_rare_values``.
 MAX_ROW_BYTES = _ROW_BYTES + _CHARACTER_BYTES * sanitize.TEXT_LENGTH
 
 
@@ -38,13 +38,13 @@ class PendingTask:
 
     def __init__(self, transition: Transition) -> None:
         self.latest = transition
-        #: When the first transition happened, by the monotonic clock, in seconds.
+        #: When the first transition happened: its ``happened_at``.
         self.first_happened_at = transition.happened_at
         #: The ranks of the merged transitions, in any order, without progress reports.
         self.history: tuple[int, ...] = () if _is_progress(transition) else (transition.rank,)
         #: Whether an earlier try may have committed it, but the reply was lost.
         self.maybe_committed = False
-        #: Threads wait on these until this pending task is final.
+        #: Threads wait on these until this pending task is resolved.
         self.waiters: tuple[Latch, ...] = ()
         #: About how much memory it takes, in bytes.
         self.memory = MESSAGE_BYTES + text_bytes(transition)
@@ -58,16 +58,16 @@ class PendingTask:
     def add(self, transition: Transition) -> None:
         """Merge one more transition of the same message."""
         before = self.latest
-        self.latest = newest(before, transition)
+        self.latest = greater(before, transition)
         if not _is_progress(transition):
             self._remember(transition.rank)
-        # Without details, the size does not change.
-        if transition.has_details or before.has_details:
+        # Without rare values, the size does not change.
+        if transition.has_rare_values or before.has_rare_values:
             self._measure()
 
     def merge(self, newer: PendingTask) -> None:
         """Merge another pending task of the same message, which was pushed later."""
-        self.latest = newest(self.latest, newer.latest)
+        self.latest = greater(self.latest, newer.latest)
         self.maybe_committed = self.maybe_committed or newer.maybe_committed
         for rank in newer.history:
             self._remember(rank)
@@ -75,7 +75,8 @@ class PendingTask:
         self._measure()
 
     def resolve(self) -> None:
-        """Release all waiters; this pending task is final."""
+        """Release all waiters: nothing more will be written for this pending task.  It is committed
+        or rejected, or its message can't be tracked."""
         waiters, self.waiters = self.waiters, ()
         for latch in waiters:
             latch.open()
@@ -86,7 +87,7 @@ class PendingTask:
         fields = latest.fields
         texts = len(fields.actor_name) + len(fields.queue_name) + len(fields.description)
         texts += len(fields.model_name) + len(fields.app_name) + len(fields.tenant)
-        if latest.has_details:
+        if latest.has_rare_values:
             more = (*(latest.details or ()), fields.metadata, fields.stored_message)
             texts += sum(len(value) for value in more if isinstance(value, str))
         return _ROW_BYTES + _CHARACTER_BYTES * texts
@@ -135,4 +136,4 @@ def text_bytes(transition: Transition) -> int:
 def may_be_large(batch: Sequence[PendingTask], limit: float = MAX_BATCH_BYTES) -> bool:
     """Return whether a batch may take more than ``limit`` bytes in a statement.  This is a quick
     estimate; ``statement_bytes`` is more exact."""
-    return len(batch) * MAX_ROW_BYTES > limit or any(p.latest.has_details for p in batch)
+    return len(batch) * MAX_ROW_BYTES > limit or any(p.latest.has_rare_values for p in batch)

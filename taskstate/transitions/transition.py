@@ -1,7 +1,7 @@
 """A transition: the status of one message at one moment, with all that is known at that moment.
 
 A transition is immutable, and has the values of all columns.  The row of a message is a copy of its
-greatest transition; see ``newest``.  This module uses no database, no thread and no clock.
+greatest transition; see ``greater``.  This module uses no database, no thread and no clock.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ class MessageFields(NamedTuple):
 
 
 class TaskDetails(NamedTuple):
-    """The values that few transitions have: progress, an error, a result, the time of the next
-    run."""
+    """The details of a transition: its progress, error, result, and the time of the next run."""
 
     #: From 0 to 100.
     progress: float | None = None
@@ -88,11 +87,12 @@ class Transition(NamedTuple):
     #: When the first run began, in milliseconds since 1970.  None before that, and if the message
     #: was skipped.
     started_at: int | None
-    #: When it happened, by this process's monotonic clock, in seconds.  This decides whether
+    #: When it happened: ``time.monotonic()`` of this process, in seconds.  This decides whether
     #: ``clear_tasks`` ran after it.  Other processes can't compare it, so it is not stored.
     happened_at: float
     #: The transitions of one run share them.  They are raw until the writer normalizes them.
     fields: RawFields | MessageFields
+    #: None if all of them would be None.
     details: TaskDetails | None = None
 
     @property
@@ -101,8 +101,9 @@ class Transition(NamedTuple):
         return self.fields.message_id
 
     @property
-    def has_details(self) -> bool:
-        """Whether it has values that most transitions don't have."""
+    def has_rare_values(self) -> bool:
+        """Whether it has values that most transitions don't have: details, metadata, or the stored
+        message.  Without them it is small."""
         fields = self.fields
         return (
             self.details is not None
@@ -169,7 +170,7 @@ def sort_key(transition: Transition) -> tuple[object, ...]:
     )
 
 
-def newest(one: Transition, other: Transition) -> Transition:
+def greater(one: Transition, other: Transition) -> Transition:
     """Return the greater of two transitions.  It is commutative, associative and idempotent.
 
     If their ranks are equal, the fields of both must be normalized.

@@ -19,22 +19,22 @@ class ActorWarnings:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._given: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
-    def warn(self, actor_name: str, text: str, *details: object) -> None:
+    def warn(self, actor_name: str, text: str, *values: object) -> None:
         """Log a warning, unless it was logged for this actor before.
 
         Parameters:
           actor_name(str): The name of the actor, for the first placeholder of ``text``.  It may
             come from outside and be of any length.
           text(str): The warning.
-          details: Values for its other placeholders.
+          values: Values for its other placeholders.
         """
         actor_name = for_log(actor_name)
         key = (text, actor_name)
-        if key not in self._given and len(self._given) < _MAX_WARNED:
-            self._given.add(key)
-            self._logger.warning(text, actor_name, *details)
+        if key not in self._logged and len(self._logged) < _MAX_WARNED:
+            self._logged.add(key)
+            self._logger.warning(text, actor_name, *values)
 
 
 class ErrorsOnce:
@@ -48,11 +48,11 @@ class ErrorsOnce:
         self._logger = logger
         self._logged: set[str] = set()
 
-    def log(self, kind: str, text: str, *details: object, exc_info: bool = False) -> None:
+    def log(self, kind: str, text: str, *values: object, exc_info: bool = False) -> None:
         """Log ``text``, unless an error of this kind was logged before."""
         if kind not in self._logged:
             self._logged.add(kind)
-            self._logger.error(text, *details, exc_info=exc_info)
+            self._logger.error(text, *values, exc_info=exc_info)
 
     def clear(self) -> None:
         """Forget what was logged, so that each kind can be logged once more."""

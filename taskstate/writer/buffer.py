@@ -115,7 +115,7 @@ class Buffer:
 
     def push_awaited(self, transition: Transition, latch: Latch) -> None:
         """Add a transition that a thread waits for.  ``latch`` opens when its pending task is
-        final."""
+        resolved."""
         self.queue.awaited.append((transition, latch))
 
     def coalesce(self) -> int:
@@ -229,33 +229,33 @@ class Buffer:
         """Drop the oldest pending tasks that no thread waits for, until the limits are met."""
         if len(self._pending) > self.max_pending:
             self.queue.exceeded = MAX_PENDING
-            self._drop(self._oldest_ids(len(self._pending) - self.max_pending))
+            surplus = len(self._pending) - self.max_pending
+            self._drop(list(itertools.islice(_droppable_ids(self._pending), surplus)))
         if self._pending_bytes > self.max_bytes:
             self.queue.exceeded = MAX_PENDING_BYTES
-            self._drop(self._oldest_ids_by_size(self._pending_bytes - self.max_bytes))
+            self._drop(_oldest_ids_by_size(self._pending, self._pending_bytes - self.max_bytes))
         self._update_queue_limits()
-
-    def _oldest_ids(self, number: int) -> list[str]:
-        """Return the ids of this many of the oldest pending tasks."""
-        return list(itertools.islice(self._droppable_ids(), number))
-
-    def _oldest_ids_by_size(self, size: int) -> list[str]:
-        """Return the ids of the oldest pending tasks that together take this many bytes."""
-        found = []
-        for message_id in self._droppable_ids():
-            found.append(message_id)
-            size -= self._pending[message_id].memory
-            if size <= 0:
-                break
-        return found
-
-    def _droppable_ids(self) -> Iterator[str]:
-        return (key for key, pending in self._pending.items() if not pending.waiters)
 
     def _drop(self, message_ids: Sequence[str]) -> None:
         for message_id in message_ids:
             self._pending_bytes -= self._pending.pop(message_id).memory
         self._dropped += len(message_ids)
+
+
+def _droppable_ids(pending_tasks: dict[str, PendingTask]) -> Iterator[str]:
+    """Yield the ids of the pending tasks that no thread waits for, oldest first."""
+    return (key for key, pending in pending_tasks.items() if not pending.waiters)
+
+
+def _oldest_ids_by_size(pending_tasks: dict[str, PendingTask], size: int) -> list[str]:
+    """Return the ids of the oldest pending tasks that together take this many bytes."""
+    found = []
+    for message_id in _droppable_ids(pending_tasks):
+        found.append(message_id)
+        size -= pending_tasks[message_id].memory
+        if size <= 0:
+            break
+    return found
 
 
 def _limit_size(oldest: list[PendingTask]) -> list[PendingTask]:

@@ -37,13 +37,8 @@ class FlushCycle:
     ``buffer``, add to ``requests``, and read ``stats``, ``has_work``, ``blocker`` and
     ``complete_flushes``.
 
-    Parameters:
-      options(Options): The settings in force.
-      normalize(Callable): Normalizes the fields of a transition; see ``Buffer``.
-      open_store(Callable): Returns the store.  Called in the thread that writes first.
-      announce(Callable): Called with each change after its commit.
+    Parameters (the others are those of ``Writer``):
       observe(Callable): Called after each step with the statistics, for metrics.  It never raises.
-      clock(Callable): Returns monotonic seconds.
       randomness(Callable): Returns a float from 0 to 1, for the jitter of retries.
     """
 

@@ -7,7 +7,7 @@ import time
 from typing import Callable, Sequence
 
 from taskstate.stores import BadDataError, Change, Store, TimeLimitError, Written
-from taskstate.stores.errors import Blocker, find_blocker, summarize
+from taskstate.stores.errors import log_level, summarize
 from taskstate.transitions import sanitize
 from taskstate.transitions.pending import PendingTask
 from taskstate.transitions.transition import Transition
@@ -47,7 +47,7 @@ class Flusher:
     """Commits batches through a store, in the thread that writes.
 
     Parameters:
-      open_store(Callable): Returns the store.  Called in the thread that writes first.
+      open_store(Callable): Returns a store for the calling thread.
       stats(StatsRecorder): Counts what was done.
       clock(Callable): Returns monotonic seconds.
       owns_connections(bool): Whether this thread uses its database connections for nothing else,
@@ -86,15 +86,7 @@ class Flusher:
         self.in_flight = len(batch)
         try:
             while parts:
-                started = self._clock()
-                try:
-                    written = self._ready_store().write(parts[-1])
-                except (BadDataError, TimeLimitError) as error:
-                    parts[-1:] = self._split(parts[-1], error, result)
-                else:
-                    # Recorded first: if that is interrupted, the part is written again.
-                    self._record_commit(parts[-1], written, started, result)
-                    parts.pop()
+                self._commit_last(parts, result)
         except BaseException as error:  # noqa: BLE001 - the caller handles it
             result.error = error
             # This part may have been committed, and the reply lost.
@@ -106,6 +98,23 @@ class Flusher:
         self.in_flight = 0
         _log_rejections(result.rejected, out_of=len(batch))
         return result
+
+    def _commit_last(self, parts: list[Sequence[PendingTask]], result: FlushResult) -> None:
+        """Commit the last part, and remove it.  If it fails, replace it by its halves, or handle
+        its only row."""
+        part = parts[-1]
+        started = self._clock()
+        try:
+            written = self._ready_store().write(part)
+        except (BadDataError, TimeLimitError) as error:
+            if len(part) > 1:
+                parts[-1:] = _halves(part)
+                return
+            self._handle_bad_row(part[0], error, result)
+        else:
+            # Recorded before it is removed: if that is interrupted, the part is written again.
+            self._record_commit(part, written, started, result)
+        parts.pop()
 
     def _ready_store(self) -> Store:
         store = self._store = self._store or self._open_store()
@@ -133,18 +142,11 @@ class Flusher:
             last_flush_seconds=seconds,
         )
 
-    def _split(
-        self,
-        part: Sequence[PendingTask],
-        error: BadDataError | TimeLimitError,
-        result: FlushResult,
-    ) -> list[Sequence[PendingTask]]:
-        """Return what remains to be committed of a part that failed: its halves.  A part of a
-        single row is handled here, and nothing remains."""
-        if len(part) > 1:
-            middle = len(part) // 2
-            return [part[middle:], part[:middle]]
-        (pending,) = part
+    def _handle_bad_row(
+        self, pending: PendingTask, error: BadDataError | TimeLimitError, result: FlushResult
+    ) -> None:
+        """Handle a single row that failed: write it without its free texts, or reject it.  If it
+        takes too long, it is tried again later."""
         try:
             if isinstance(error, TimeLimitError):
                 raise error
@@ -156,7 +158,6 @@ class Flusher:
                 raise too_slow.__cause__ or too_slow  # noqa: B904 - it is the cause
             pending.maybe_committed = True
             result.slow.append((pending, too_slow))
-        return []
 
     def _write_without_texts(
         self, pending: PendingTask, rejection: BadDataError, result: FlushResult
@@ -214,14 +215,7 @@ class Flusher:
         result.rejected.append(pending)
         self._stats.add(rejected=1, last_error=summarize(error))
         if len(result.rejected) <= REJECTIONS_EACH:
-            logger.error(
-                "The state of task %s (%s, actor %s) is not written, because the database rejects "
-                "it as bad data: %s",
-                pending.latest.message_id,
-                pending.latest.status.value,
-                for_log(pending.latest.fields.actor_name),
-                error,
-            )
+            _log_rejection(pending.latest, error)
 
     # The store.
 
@@ -251,6 +245,23 @@ class Flusher:
         return store
 
 
+def _halves(part: Sequence[PendingTask]) -> list[Sequence[PendingTask]]:
+    """Return the halves of a part.  The first one comes last, since the last part is the next."""
+    middle = len(part) // 2
+    return [part[middle:], part[:middle]]
+
+
+def _log_rejection(transition: Transition, error: BadDataError | TimeLimitError) -> None:
+    logger.error(
+        "The state of task %s (%s, actor %s) is not written, because the database rejects it as "
+        "bad data: %s",
+        transition.message_id,
+        transition.status.value,
+        for_log(transition.fields.actor_name),
+        error,
+    )
+
+
 def _log_rejections(rejected: Sequence[PendingTask], out_of: int) -> None:
     """Log the rejected rows of a batch that were not logged yet."""
     for start in range(REJECTIONS_EACH, len(rejected), REJECTIONS_SHARED):
@@ -278,6 +289,5 @@ def _quietly(step: Callable[[], None]) -> None:
     try:
         step()
     except Exception as error:
-        is_forbidden = find_blocker(error) is Blocker.FORBIDDEN
-        level = logging.DEBUG if is_forbidden else logging.ERROR
-        logger.log(level, "The writer could not close a database connection.", exc_info=True)
+        text = "The writer could not close a database connection."
+        logger.log(log_level(error), text, exc_info=True)

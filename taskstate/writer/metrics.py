@@ -57,19 +57,8 @@ class Metrics:
             "How long committed flushes took.",
             buckets=FLUSH_BUCKETS,
         )
-        self._pending = client.Gauge(
-            "taskstate_pending_messages",
-            "Messages that wait to be written.",
-            multiprocess_mode="livesum",
-        )
-        # The time, not the age: it stays correct while the writer waits for the database.  It is 0
-        # if nothing waits, so the minimum of all processes would be useless.
-        self._oldest = client.Gauge(
-            "taskstate_oldest_pending_timestamp_seconds",
-            "When the oldest transition that waits to be written happened, in seconds since 1970; "
-            "0 if none waits.",
-            multiprocess_mode="liveall",
-        )
+        self._pending = _make_pending(client)
+        self._oldest = _make_oldest(client)
         # A process that serves its own metrics calls these functions at each scrape.  Processes
         # that share files can't do that; they write the values at each flush.
         self._pending.set_function(lambda: lifecycle.stats().pending)
@@ -94,6 +83,25 @@ class Metrics:
     def observe_flush(self, seconds: float) -> None:
         """Add a flush that took this many seconds."""
         self._flush_seconds.observe(seconds)
+
+
+def _make_pending(client: Any) -> Any:
+    return client.Gauge(
+        "taskstate_pending_messages",
+        "Messages that wait to be written.",
+        multiprocess_mode="livesum",
+    )
+
+
+def _make_oldest(client: Any) -> Any:
+    # The time, not the age: it stays correct while the writer waits for the database.  It is 0 if
+    # nothing waits, so the minimum of all processes would be useless.
+    return client.Gauge(
+        "taskstate_oldest_pending_timestamp_seconds",
+        "When the oldest transition that waits to be written happened, in seconds since 1970; 0 if "
+        "none waits.",
+        multiprocess_mode="liveall",
+    )
 
 
 def oldest_pending_time(stats: Stats) -> float:

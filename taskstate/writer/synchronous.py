@@ -10,7 +10,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 
 from taskstate import conf
 from taskstate.stores import Change, Store
-from taskstate.stores.errors import Blocker, exc_info, find_blocker, summarize
+from taskstate.stores.errors import Blocker, exc_info, find_blocker, log_level, summarize
 from taskstate.transitions.pending import PendingTask
 from taskstate.transitions.transition import DeferredTransition, Transition
 from taskstate.utils.warn_once import ActorWarnings
@@ -26,17 +26,9 @@ class SynchronousWriter:
     """Writes each transition at once, on the connection of the calling thread.  An error is logged
     and counted, but never raised.
 
-    Parameters:
-      normalize(Callable): Normalizes the fields of a transition; returns None if its message can't
-        be tracked.
-      open_store(Callable): Returns a store for the calling thread.
-      announce(Callable): Called with each change after its commit.
-      register(Callable): Called with this writer before it writes, so that its ``stats`` count.
+    Parameters (the others are those of ``Writer``):
       fallback(Writer): Gets the transitions that can't be written in the calling thread: in an
         event loop, Django allows no access to a database in memory.
-      make_observer(Callable): Returns what is called after each write with the statistics, for
-        metrics: one now, and another in each forked child.
-      clock(Callable): Returns monotonic seconds.
     """
 
     def __init__(
@@ -113,14 +105,14 @@ class SynchronousWriter:
 
     def _handle_failure(self, transition: Transition, error: Exception) -> None:
         self._recorder.add(transitions=1, failed_flushes=1, last_error=summarize(error))
-        blocker = find_blocker(error)
+        is_missing = find_blocker(error) is Blocker.MISSING
         logger.log(
-            logging.DEBUG if blocker is Blocker.FORBIDDEN else logging.ERROR,
+            log_level(error),
             "The state of task %s could not be written, and is not tried again "
             "(TASKSTATE['SYNCHRONOUS'] is on, as it is by default for an SQLite database in "
             "memory).%s",
             transition.message_id,
-            f" {MIGRATE}" if blocker is Blocker.MISSING else "",
+            f" {MIGRATE}" if is_missing else "",
             exc_info=exc_info(error),
         )
 

@@ -110,7 +110,7 @@ class TransitionQueue:
         items = self._items
         items.append(transition)
         fields = transition.fields
-        # This is Transition.has_details without the call.
+        # This is Transition.has_rare_values without the call.
         if (
             transition.details is not None
             or fields.metadata is not None
@@ -192,7 +192,7 @@ class TransitionQueue:
 
 def _units_of(item: Item) -> int:
     """Return the units of the texts of an item: 0 for a small transition."""
-    if not isinstance(item, Transition) or not item.has_details:
+    if not isinstance(item, Transition) or not item.has_rare_values:
         return 0
     return round(text_bytes(item) / _UNIT_BYTES)
 

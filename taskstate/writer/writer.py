@@ -28,10 +28,10 @@ class Writer:
       options(Options): The settings in force.
       normalize(Callable): Normalizes the fields of a transition; returns None if its message can't
         be tracked.
-      open_store(Callable): Returns the store.  Called in the thread that writes first.
+      open_store(Callable): Returns a store for the calling thread.
       announce(Callable): Called with each change after its commit.
-      register(Callable): Called with the writer before its thread starts, so that the process stops
-        it at exit and prepares it for forks.
+      register(Callable): Called with the writer before it writes, so that the process includes it
+        in its statistics, stops it at exit, and prepares it for forks.
       make_observer(Callable): Returns an observer of the statistics, for metrics.  A forked child
         gets a new one.
       clock(Callable): Returns monotonic seconds.
@@ -115,11 +115,11 @@ class Writer:
         return False
 
     def push_and_wait(self, transition: Transition, time_left: Callable[[], float]) -> bool:
-        """Add a transition, and wait until its pending task is final.
+        """Add a transition, and wait until its pending task is resolved.
 
-        Normally it is committed then.  But a newer one may have replaced it, or it may have been
-        cleared or rejected.  The thread writes it at once, together with the transitions that other
-        threads wait for.
+        Normally it is committed then.  But a greater one may have been committed in its place, or
+        it may have been cleared or rejected.  The thread writes it at once, together with the
+        transitions that other threads wait for.
 
         Parameters:
           time_left(Callable): Returns how many seconds are left to wait.

@@ -26,7 +26,7 @@ STATUSES = {
 #: How the databases call what one writer does to another, besides making it wait for too long.
 CONFLICTS = ("deadlock", "could not serialize", "Record has changed", "Duplicate entry")
 TOO_LONG = ("lock timeout", "Lock wait timeout", "database is locked")
-IN_THE_WAY = "Another writer was in the way"
+IN_THE_WAY = "In conflict with another writer"
 #: A batch is tried so often more, one try after the other, before that is called an outage.
 RETRIES = 3
 

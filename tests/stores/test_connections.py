@@ -346,3 +346,56 @@ def test_a_second_lost_connection_is_an_outage(server_database, make_store, monk
         store.write([make_pending(make_transition(stamp=2))])
 
     assert len(tries) == 1
+
+
+def test_after_an_outage_it_connects_anew_once(written_through, monkeypatch, clock):
+    """The new connection is kept, as any other."""
+    store, kept = written_through(None)
+    with monkeypatch.context() as patch:
+        fail_with(OperationalError("the server is read-only"), store, patch)
+    assert kept.connection is None
+
+    store.write([make_pending(make_transition(stamp=2))])
+    store.close_stale_connections()
+    raw = kept.connection
+    clock.now += CONNECTION_CHECK_SECONDS
+    store.close_stale_connections()
+
+    assert raw is not None
+    assert kept.connection is raw
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_thread_that_ends_closes_an_sqlite_in_memory(make_store, memory):
+    """Django's own close leaves it open."""
+    left = []
+
+    def write():
+        store = make_store()
+        store.close_stale_connections()
+        store.write([make_pending(make_transition())])
+        store.close()
+        left.append(connections[memory].connection)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join(LIMIT_SECONDS)
+
+    assert left == [None]
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_conflict_is_tried_again_a_few_times(sqlite, make_store, monkeypatch):
+    """Then it is for the writer to decide when to try again."""
+    store = make_store()
+    tries = []
+
+    def conflict(connection, batch):
+        tries.append(batch)
+        raise OperationalError(1213, "Deadlock found when trying to get lock")
+
+    monkeypatch.setattr(store, "_write_fenced", conflict)
+    with pytest.raises(OperationalError, match="Deadlock"):
+        store.write([make_pending(make_transition())])
+
+    assert len(tries) == base.TRIES

@@ -414,7 +414,7 @@ def test_no_two_clears_leave_the_same_mark(database):
     marks = []
     for _ in range(5):
         assert raise_fence(database, LIMIT_SECONDS)
-        marks.append(read_fence(connections[database], time.monotonic).version)
+        marks.append(read_fence(connections[database], time.monotonic).watermark)
 
     assert marks == sorted(set(marks))
 
@@ -473,7 +473,7 @@ VALUE_ERRORS = [ValueError, TypeError, OverflowError, UnicodeError, ValidationEr
 
 def raise_for(description, error, monkeypatch):
     """Let the preparation of a row with this description fail, in both stores."""
-    make_tasks, prepare = orm.make_tasks, Dialect.prepare
+    make_tasks, prepare = orm.make_tasks, Dialect.statement_for
 
     def check(transitions):
         if any(each.fields.description == description for each in transitions):
@@ -488,7 +488,7 @@ def raise_for(description, error, monkeypatch):
         return prepare(self, transitions, version, returning=returning)
 
     monkeypatch.setattr(orm, "make_tasks", make_tasks_or_raise)
-    monkeypatch.setattr(Dialect, "prepare", prepare_or_raise)
+    monkeypatch.setattr(Dialect, "statement_for", prepare_or_raise)
 
 
 @pytest.mark.parametrize("error", VALUE_ERRORS)

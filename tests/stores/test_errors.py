@@ -16,11 +16,11 @@ from taskstate.stores.errors import (
     exc_info,
     find_blocker,
     is_bad_data,
+    is_client_rejection,
     is_conflict,
     is_contention,
     is_disconnect,
     is_time_limit,
-    is_unfit_value,
     summarize,
 )
 
@@ -105,7 +105,7 @@ def test_bad_data(error):
 @pytest.mark.parametrize("error", REJECTED_BY_CLIENT, ids=repr)
 def test_errors_of_the_client_mean_that_a_value_is_not_valid(error):
     """Bad data too, where it comes from preparing the values of a batch, and nowhere else."""
-    assert is_unfit_value(error)
+    assert is_client_rejection(error)
     assert not is_bad_data(error)
 
 
@@ -116,7 +116,7 @@ def test_errors_of_the_client_mean_that_a_value_is_not_valid(error):
 )
 def test_other_errors_do_not_mean_that_a_value_is_not_valid(error):
     """The database's own errors, and those of the machine."""
-    assert not is_unfit_value(error)
+    assert not is_client_rejection(error)
 
 
 @pytest.mark.parametrize("error", TIME_LIMITS, ids=repr)
@@ -247,6 +247,7 @@ def server_error(text, code="23514"):
         ),
         (OperationalError("no such table: x."), "OperationalError: no such table: x"),
         (ValueError("Field 'id' expected a number but got 'secret'."), GOT),
+        (ValueError("Field 'id' expected a number but got sec\nret."), GOT),
         (ValueError("invalid literal for int() with base 10: 'secret'"), LITERAL),
         (ValidationError("“secret” is not a valid UUID."), INVALID),
         (KeyError("secret"), "KeyError: …"),
@@ -318,3 +319,31 @@ def test_a_test_forbids_access(error):
 def test_waiting_may_help_in_an_outage(error):
     """An outage is waited for."""
     assert find_blocker(error) is None
+
+
+MYSQL_BAD = """
+    1048 1062 1153 1264 1265 1292 1300 1366 1406 1451 1452 1644 1977
+    3819 3988 4025 4035 4036 4037 4038 4039
+"""
+
+
+@pytest.mark.parametrize("code", [int(code) for code in MYSQL_BAD.split()])
+def test_each_code_of_mysql_for_bad_data(code):
+    """MariaDB's and MySQL's, as their manuals list them."""
+    assert is_bad_data(mysql(code))
+    assert not is_time_limit(mysql(code))
+    assert not is_disconnect(mysql(code))
+
+
+@pytest.mark.parametrize("code", [1020, 1062, 1213])
+def test_each_code_of_mysql_for_a_conflict(code):
+    """A clear waits for it as well."""
+    assert is_conflict(mysql(code))
+    assert is_contention(mysql(code))
+
+
+@pytest.mark.parametrize("error", [postgres("57P02"), mysql(2055), postgres("08000")], ids=repr)
+def test_other_codes_for_a_connection_that_has_ended(error):
+    """The server crashed, or the connection was lost."""
+    assert is_disconnect(error)
+    assert not is_bad_data(error)

@@ -4,10 +4,11 @@ import math
 import time
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 
 from taskstate.models import Task, Watermark
 from taskstate.stores import clock as clock_module
+from taskstate.stores import fence as fence_module
 from taskstate.stores.fence import Fence, _fence_of, _Reading, raise_fence
 from taskstate.transitions.status import Status
 from tests.support.factories import make_id, make_pending, make_transition
@@ -160,7 +161,7 @@ def reading(version, age):
     return _Reading(version, age, asked_at=99.0, answered_at=100.0)
 
 
-KNOWN = Fence(version=10, cleared_at=20.0, seen_at=50.0)
+KNOWN = Fence(watermark=10, cleared_at=20.0, seen_at=50.0)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +197,19 @@ def test_a_process_whose_clock_is_right_needs_no_history(make_store, database):
 
     assert store.write([old, make_pending(young)]).rows == 1
     assert numbers() == [2]
+
+
+@pytest.mark.parametrize(("timeout", "tries"), [(LIMIT_SECONDS, 3), (0, 1)])
+def test_a_clear_waits_for_a_flush_as_long_as_it_may(timeout, tries, sqlite, monkeypatch):
+    """A flush is inside the fence at the first two tries."""
+    tried = []
+
+    def raise_once(alias):
+        tried.append(alias)
+        if len(tried) < 3:
+            raise OperationalError("database is locked")
+
+    monkeypatch.setattr(fence_module, "_raise_once", raise_once)
+
+    assert raise_fence(sqlite, timeout) is (tries == 3)
+    assert tried == [sqlite] * tries

@@ -199,3 +199,29 @@ def test_a_table_that_another_thread_uses(make_store, memory, monkeypatch):
 
     assert len(paused) == 3
     assert Task.objects.count() == 1
+
+
+@pytest.mark.parametrize("make_store", STORES)
+def test_a_failure_leaves_a_transaction_by_hand_to_the_caller(make_store, anywhere, monkeypatch):
+    """What the caller has written in it is still there, to be committed or rolled back."""
+    store = make_store()
+
+    def fail(connection, batch):
+        raise ValueError("a bug of ours")
+
+    monkeypatch.setattr(store, "_write_fenced", fail)
+
+    def write():
+        connection = connections[anywhere]
+        connection.ensure_connection()
+        connection.set_autocommit(False)
+        Watermark.objects.using(anywhere).create(cleared_at=7)
+        with pytest.raises(ValueError, match="a bug of ours"):
+            store.write([pending_task(1)])
+        assert not connection.get_autocommit()
+        assert Watermark.objects.using(anywhere).get().cleared_at == 7
+        connection.rollback()
+
+    in_thread(write)
+
+    assert not Watermark.objects.using(anywhere).exists()

@@ -4,6 +4,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 from django.db import OperationalError, connections
 
 from taskstate.middleware import StateMiddleware
@@ -169,3 +170,16 @@ def test_an_upsert_store_that_is_not_possible_is_an_outage(database, pretend, ca
     selection.find_obstacle.cache_clear()
     assert state._writer.flush(LIMIT_SECONDS)
     assert Task.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_kept"), [("DATABASES", False), ("AUTH_USER_MODEL", False), ("DEBUG", True)]
+)
+def test_settings_that_a_test_overrides(sqlite, setting, is_kept):
+    """What is known of a database is forgotten if it may be another one now."""
+    open_store("auto")
+    assert selection.find_obstacle.cache_info().currsize == 1
+
+    setting_changed.send(sender=None, setting=setting, value=None, enter=False)
+
+    assert selection.find_obstacle.cache_info().currsize == is_kept

@@ -49,7 +49,7 @@ def test_the_columns_are_the_models():
 
 def test_without_receivers_no_rows_are_returned(database):
     """The rows are written and counted.  MariaDB does not know which ones stayed the same."""
-    store = UpsertStore(is_listened=lambda: False)
+    store = UpsertStore(has_receivers=lambda: False)
     store.write(batch(Status.DONE, range(2)))
     seen, note = statements(database)
     with note:
@@ -65,7 +65,7 @@ def test_without_receivers_no_rows_are_returned(database):
 def test_a_batch_that_is_old_as_a_whole(database):
     """It takes one more look, and is not sent again and again."""
     for listened in (True, False):
-        store = UpsertStore(is_listened=lambda listened=listened: listened)
+        store = UpsertStore(has_receivers=lambda listened=listened: listened)
         store.write(batch(Status.DONE, range(2)))
         seen, note = statements(database)
         with note:
@@ -135,9 +135,9 @@ def test_keys_of_every_kind(database):
     key = uuid.UUID(int=7)
     connection = connections[database]
     dialect = dialect_of(connection)
-    place = [column.name for column in dialect.sent_columns(details=False)].index("user_id")
+    place = [column.name for column in dialect.sent_columns(rare=False)].index("user_id")
     transitions = [make_transition(user_pk=pk) for pk in (None, 3, "anna", "NULL", key)]
-    _, parameters = dialect.prepare(transitions, 0, returning=False)
+    _, parameters = dialect.statement_for(transitions, 0, returning=False)
     if database == "postgres":
         _, *arrays, _ = parameters
         users = arrays[place]
@@ -183,7 +183,7 @@ def test_a_database_of_another_character_set(database, listened):
     """The tables decide what is stored, not the default of their database."""
     connection = connections[database]
     name = connection.ops.quote_name(connection.settings_dict["NAME"])
-    store = UpsertStore(is_listened=lambda: listened)
+    store = UpsertStore(has_receivers=lambda: listened)
     text = "Grüße 😀"
     try:
         with connection.cursor() as cursor:

@@ -140,7 +140,7 @@ class Orders:
         from tests.support.factories import START, make_id, make_pending, make_transition
 
         choice = random.Random(seed)
-        store = open_store(sys.argv[2], is_listened=lambda: bool(seed % 2))
+        store = open_store(sys.argv[2], has_receivers=lambda: bool(seed % 2))
         for number in range(rounds):
             ids = list(range(size))
             choice.shuffle(ids)

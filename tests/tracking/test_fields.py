@@ -117,4 +117,4 @@ def test_a_long_name_of_an_actor_is_not_kept(collector, caplog):
 
     assert len(caplog.records) == 3
     assert all(len(record.message) < 1_000 for record in caplog.records)
-    assert all(len(name) <= 300 for _, name in collector._warnings._given)
+    assert all(len(name) <= 300 for _, name in collector._warnings._logged)

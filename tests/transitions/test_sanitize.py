@@ -1,6 +1,7 @@
 """Values from anywhere, made safe for the columns."""
 
 import enum
+import json
 import uuid
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from taskstate.transitions import sanitize
 from taskstate.transitions.rank import MAX_TIME
+from tests.support.factories import make_transition
 
 anything = st.one_of(
     st.none(),
@@ -228,3 +230,125 @@ def test_a_member_of_an_enumeration_is_its_value():
 
     assert sanitize.clean_text(App.SHOP, 100) == "shop"
     assert type(sanitize.clean_text(App.SHOP, 100)) is str
+
+
+@pytest.mark.parametrize("value", [-10, 100])
+def test_the_ends_of_the_range_are_valid_keys(value):
+    """As a number and as text."""
+    assert number_key().clean(value) == value
+    assert number_key().clean(str(value)) == value
+    with pytest.raises(ValueError, match="it is not between -10 and 100"):
+        number_key().clean(str(value + (1 if value > 0 else -1)))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", True),
+        ("a", True),
+        ("x" * sanitize.TENANT_LENGTH, True),
+        ("x" * (sanitize.TENANT_LENGTH + 1), False),
+        (" a", False),
+        ("a ", False),
+        ("a\0", False),
+        (None, False),
+        (7, False),
+    ],
+)
+def test_names_of_tenants(value, expected):
+    """Every database stores them unchanged, and tells them apart."""
+    assert sanitize.is_tenant(value) is expected
+
+
+def test_json_of_exactly_the_length():
+    """One more character is too many."""
+    assert sanitize.clean_json("abc", 5) == '"abc"'
+    with pytest.raises(ValueError, match="it has 5 characters as JSON, and 4 are allowed"):
+        sanitize.clean_json("abc", 4)
+
+
+@pytest.mark.parametrize(
+    "value", ["\0", "a\0", "\ud800", "a\udfff", ["\0", "\ud800"], {"\0": 1}, "\\u0000\0"]
+)
+def test_json_that_postgresql_rejects(value):
+    """A NUL character or a lone surrogate, alone or together, also as a key."""
+    with pytest.raises(ValueError, match="a NUL character or half of a surrogate pair"):
+        sanitize.clean_json(value, 100)
+
+
+@pytest.mark.parametrize("value", ["\U0001f600", "\\u0000", "\\ud800", "\\", [], {"a": None}])
+def test_json_that_looks_like_it(value):
+    """A surrogate pair is a character; a backslash is a character, too."""
+    assert json.loads(sanitize.clean_json(value, 100)) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), object(), {1, 2}])
+def test_json_that_there_is_not(value):
+    """The message says which value it is."""
+    with pytest.raises(ValueError, match="it can't be encoded as JSON"):
+        sanitize.clean_json(value, 100)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value, "b": 1}])
+def test_how_deep_a_value_is_nested(wrap):
+    """Lists and dictionaries count, other values don't."""
+    value = "text"
+    for levels in range(5):
+        assert sanitize.nests_at_most(value, levels)
+        assert sanitize.nests_at_most(value, levels + 1)
+        assert levels == 0 or not sanitize.nests_at_most(value, levels - 1)
+        value = wrap(value)
+
+
+def test_the_end_of_a_traceback_is_kept():
+    """It has exactly the greatest length, and an ellipsis for what was left out."""
+    for length in (sanitize.TRACEBACK_LENGTH, 3 * sanitize.TRACEBACK_LENGTH):
+        text = sanitize.format_traceback(ValueError("x" * length + " the end"))
+
+        assert len(text) == sanitize.TRACEBACK_LENGTH
+        assert text.startswith("…x")
+        assert text.endswith("x the end")
+    assert sanitize.format_traceback(ValueError("short")) == "ValueError: short"
+
+
+@pytest.mark.parametrize(
+    ("texts", "steps"),
+    [
+        ({}, []),
+        ({"description": "a"}, [["description"]]),
+        ({"description": "ä"}, [["description"]]),
+        ({"description": "a", "error": "ä"}, [["error"], ["description", "error"]]),
+        ({"metadata": '"a"', "error": "b"}, [["error", "metadata"]]),
+    ],
+)
+def test_texts_are_left_out_step_by_step(texts, steps):
+    """Those that are not ASCII first, then all of them; the other values stay."""
+    values = {"actor_name": "actor", **texts}
+    found = list(sanitize.without_texts(make_transition(happened_at=1.0, **values)))
+
+    assert [names for _, names in found] == steps
+    for transition, names in found:
+        left = {name: text for name, text in values.items() if name not in names}
+        expected = make_transition(happened_at=1.0, **left)
+        assert transition.fields == expected.fields
+        present = transition.details or sanitize.NO_DETAILS
+        assert present == (expected.details or sanitize.NO_DETAILS)
+
+
+def test_ids_of_tasks():
+    """A message, a UUID or its text."""
+    key = uuid.UUID(int=7)
+    message = type("Message", (), {"message_id": str(key)})()
+
+    assert [sanitize.to_uuid(task) for task in (message, key, str(key))] == [key] * 3
+    with pytest.raises(ValueError, match="'seven' is not a message, a task, or the id of one"):
+        sanitize.to_uuid("seven")
+
+
+def test_the_longest_text_that_is_parsed():
+    """A longer one can't be a key of any model."""
+    key = sanitize.UserKey(str, 0, 0, max_length=None)
+
+    assert key.clean("x" * 255) == "x" * 255
+    with pytest.raises(ValueError, match="longer than any primary key"):
+        key.clean("x" * 256)

@@ -71,3 +71,10 @@ def test_no_number_of_retries_is_too_many():
         waiting, stamp = stamps_of_enqueue(stamp, START, now)
         assert pack_rank(Status.DELAYED, waiting, now) < pack_rank(Status.RUNNING, stamp, now)
     assert stamp == now < MAX_TIME
+
+
+def test_any_positive_stamp_is_taken():
+    """0 means that no stamp arrived; 1 is a stamp."""
+    assert stamp_of_run(1, START, START) == 1
+    assert stamp_of_run(0, START, START - 1) == START
+    assert stamp_of_run(-START, 0, 0) == START + 1

@@ -2,11 +2,13 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taskstate.transitions.rank import (
     MAX_TIME,
+    is_running,
     join_rank,
     pack_rank,
     rank_below_stamp,
@@ -15,7 +17,7 @@ from taskstate.transitions.rank import (
     time_of,
 )
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import newest, sort_key
+from taskstate.transitions.transition import greater, sort_key
 from tests.support.factories import START, make_transition
 from tests.support.strategies import transitions
 
@@ -71,22 +73,22 @@ def test_ties_go_to_the_higher_status():
 @given(transitions(), transitions(), transitions())
 def test_the_merge_is_commutative_associative_and_idempotent(one, two, three):
     """Late, repeated and reordered writes end in the same row."""
-    assert newest(one, two) == newest(two, one)
-    assert newest(newest(one, two), three) == newest(one, newest(two, three))
-    assert newest(one, one) == one
+    assert greater(one, two) == greater(two, one)
+    assert greater(greater(one, two), three) == greater(one, greater(two, three))
+    assert greater(one, one) == one
 
 
 @given(st.lists(transitions(), min_size=1))
-def test_the_newest_transition_is_the_greatest_by_sort_key(transitions):
+def test_the_greater_transition_is_the_greatest_by_sort_key(transitions):
     """Merging any number of transitions means taking their maximum."""
     winner = transitions[0]
     for transition in transitions[1:]:
-        winner = newest(winner, transition)
+        winner = greater(winner, transition)
 
     assert winner == max(transitions, key=sort_key)
 
 
-def test_the_newest_of_equal_ranks_does_not_depend_on_the_order():
+def test_the_greater_of_equal_ranks_does_not_depend_on_the_order():
     """Of each pair of different transitions the same one wins, whichever comes first."""
     rank = {"status": Status.RUNNING, "at": START}
     transitions = [
@@ -99,4 +101,51 @@ def test_the_newest_of_equal_ranks_does_not_depend_on_the_order():
         make_transition(**rank, attempt=1, happened_at=0),
     ]
     for one, other in itertools.combinations(transitions, 2):
-        assert newest(one, other) is newest(other, one)
+        assert greater(one, other) is greater(other, one)
+
+
+@pytest.mark.parametrize(
+    ("status", "phase", "order"),
+    [
+        (Status.ENQUEUED, 0, 0),
+        (Status.DELAYED, 0, 1),
+        (Status.RUNNING, 1, 0),
+        (Status.DONE, 2, 0),
+        (Status.SKIPPED, 2, 1),
+        (Status.FAILED, 2, 2),
+    ],
+)
+def test_the_layout_of_a_rank_is_fixed(status, phase, order):
+    """Ranks are stored, and compared with those of other releases."""
+    rank = pack_rank(status, 5, 7)
+
+    assert rank == 5 << 46 | phase << 44 | 7 << 2 | order
+    assert stamp_of(rank) == 5
+    assert rank_below_stamp(rank) == phase << 44 | 7 << 2 | order
+    assert is_running(rank) == (status is Status.RUNNING)
+    assert MAX_TIME == 2**42 - 1
+
+
+def test_users_decide_between_transitions_that_are_equal_otherwise():
+    """None is less than every user, whichever transition comes first."""
+    at = {"status": Status.RUNNING, "at": START, "happened_at": 0}
+    nobody, one, other = (make_transition(**at, user_pk=key) for key in (None, 1, 2))
+
+    for lesser, more in [(nobody, one), (nobody, other), (one, other)]:
+        assert greater(lesser, more) is greater(more, lesser) is more
+
+
+def test_what_counts_as_rare_values():
+    """Each of the values that most transitions don't have."""
+    assert not make_transition().has_rare_values
+    assert make_transition(progress=1.0).has_rare_values
+    assert make_transition(metadata="{}").has_rare_values
+    assert make_transition(stored_message="{}").has_rare_values
+
+
+def test_what_is_read_from_its_rank():
+    """Its status and its time."""
+    transition = make_transition(Status.SKIPPED, at=START + 5)
+
+    assert transition.status is Status.SKIPPED
+    assert transition.time == START + 5

@@ -13,7 +13,7 @@ from taskstate.transitions.status import Status
 from taskstate.transitions.transition import RawFields
 from taskstate.utils.sync import Latch
 from taskstate.writer import buffer as buffer_module
-from taskstate.writer.buffer import Buffer
+from taskstate.writer.buffer import RAW_PER_MESSAGE, Buffer
 from tests.support.buffers import (
     MANY,
     MIB,
@@ -26,7 +26,7 @@ from tests.support.buffers import (
     make_large,
     pushed,
 )
-from tests.support.factories import START, make_id, make_transition
+from tests.support.factories import START, make_id, make_pending, make_transition
 
 
 def test_transitions_of_a_message_become_one_pending_task():
@@ -466,3 +466,151 @@ def test_the_memory_of_pending_tasks_is_exact_after_each_step(seed):
             buffer.requeue(batch)
             batch = buffer.pop_batch(choice.randrange(1, 5))
         assert buffer._pending_bytes == sum(p.memory for p in buffer._pending.values())
+
+
+def test_exactly_the_limits_are_allowed():
+    """Nothing is dropped before a limit is exceeded, and then one message only."""
+    first, second, third = (make_transition(message_id=make_id(n)) for n in (1, 2, 3))
+    size = pushed(first, second).memory
+
+    by_size = pushed(first, second, max_bytes=size)
+    assert (by_size.dropped, by_size.messages, by_size.exceeded) == (0, 2, "")
+    by_number = pushed(first, second, max_pending=2)
+    assert (by_number.dropped, by_number.messages, by_number.exceeded) == (0, 2, "")
+
+    for buffer, setting in [(by_size, "MAX_PENDING_BYTES"), (by_number, "MAX_PENDING")]:
+        buffer.push(third)
+        buffer.coalesce()
+        assert (buffer.dropped, buffer.messages, buffer.exceeded) == (1, 2, setting)
+
+
+@pytest.mark.parametrize(
+    ("messages", "text_bytes", "expected"),
+    [(0, 0, True), (5, 0, True), (6, 0, False), (1, MIB // 2 - 1_000, True), (1, MIB // 2, False)],
+)
+def test_half_empty_is_at_most_half_of_both_limits(messages, text_bytes, expected):
+    """By messages and by bytes; only then is the end of an overflow logged."""
+    texts = {"result": "x" * text_bytes} if text_bytes else {}
+    transitions = [make_transition(message_id=make_id(n), **texts) for n in range(messages)]
+    buffer = pushed(*transitions, max_pending=10, max_bytes=MIB)
+
+    assert buffer.is_half_empty is expected
+
+
+def test_a_transition_that_can_not_be_normalized_changes_nothing():
+    """Of two with an equal rank: the one that is pending stays."""
+    first, second = (make_transition(at=START, queue_name=name) for name in ("a", "b"))
+    buffer = Buffer(10, normalize=lambda t: None if t is second else t)
+    for transition in (first, second):
+        buffer.push(transition)
+    buffer.coalesce()
+
+    (pending,) = buffer.pop_batch(MANY)
+    assert pending.latest is first
+
+
+def test_a_history_takes_memory():
+    """Each rank that is remembered counts."""
+    transitions = [make_transition(status, error="x") for status in (Status.DELAYED, Status.FAILED)]
+    alone, both = make_pending(transitions[1]), make_pending(*transitions)
+
+    assert both.latest is alone.latest
+    assert both.memory > alone.memory
+
+
+def test_a_batch_takes_exactly_what_a_statement_may(monkeypatch):
+    """And a message that is too large by itself alone: the database decides about it."""
+    transitions = [make_transition(message_id=make_id(n), error="x") for n in (1, 2, 3)]
+    size = make_pending(transitions[0]).statement_bytes()
+
+    monkeypatch.setattr(buffer_module, "MAX_BATCH_BYTES", 2 * size)
+    assert len(pushed(*transitions).pop_batch(MANY)) == 2
+    monkeypatch.setattr(buffer_module, "MAX_BATCH_BYTES", size - 1)
+    assert len(pushed(*transitions).pop_batch(MANY)) == 1
+
+
+def test_a_deferred_transition_is_made_when_it_is_coalesced():
+    """It has the values of that moment."""
+
+    class Late(Deferred):
+        def to_transition(self):
+            return make_transition(Status.RUNNING, progress=7)
+
+    buffer = Buffer(10, normalize=as_it_is)
+    deferred = Late()
+    buffer.push_deferred(deferred)
+
+    assert buffer.coalesce() == 1
+    (pending,) = buffer.pop_batch(MANY)
+    assert pending.latest.details.progress == 7
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("actor_name", "queue_name", "description", "model_name", "app_name", "tenant"),
+        *("error", "traceback", "result", "metadata", "stored_message"),
+    ],
+)
+def test_each_text_counts_in_a_statement(name):
+    """With the greatest size that a character may have."""
+    (short, long) = (make_pending(make_transition(**{name: "x" * n})) for n in (0, 1_000))
+
+    assert long.statement_bytes() - short.statement_bytes() == 7_000
+
+
+def test_as_many_messages_are_dropped_as_the_limit_demands():
+    """One byte too many costs one more message."""
+    transitions = [make_transition(message_id=make_id(n)) for n in (1, 2, 3)]
+    size = pushed(transitions[0]).memory
+
+    for limit, messages in [(2 * size, 2), (2 * size - 1, 1)]:
+        buffer = pushed(*transitions)
+        buffer.set_limits(100, limit)
+        buffer.coalesce()
+        assert buffer.messages == messages
+
+
+def test_half_of_the_bytes_exactly_is_half_empty():
+    """One byte more is not."""
+    fact = make_transition()
+    size = pushed(fact).memory
+
+    assert pushed(fact, max_bytes=2 * size).is_half_empty
+    assert not pushed(fact, max_bytes=2 * size - 1).is_half_empty
+
+
+def test_newer_texts_count_after_a_failed_flush():
+    """They are merged into what is put back."""
+    buffer = pushed(make_transition(message_id=make_id(1)))
+    failed = buffer.pop_batch(MANY)
+    buffer.push(make_large(1))
+    buffer.coalesce()
+    buffer.requeue(failed)
+
+    assert buffer.memory > 64_000
+
+
+def test_whoever_waits_for_a_newer_transition_that_can_not_be_normalized_goes_on():
+    """What was pushed before it is still written."""
+    buffer = pushed(make_transition())
+    failed = buffer.pop_batch(MANY)
+    latch = awaited(buffer, make_transition(Status.DONE))
+    buffer.coalesce()
+    buffer._normalize = lambda transition: None
+    buffer.requeue(failed)
+    buffer._normalize = as_it_is
+
+    assert is_open(latch)
+    (pending,) = buffer.pop_batch(MANY)
+    assert pending.latest.status is Status.ENQUEUED
+
+
+def test_the_limit_that_was_exceeded_is_named():
+    """As many items as are allowed may still be too many bytes."""
+    buffer = Buffer(1, normalize=as_it_is, max_bytes=200_000)
+    for number in range(RAW_PER_MESSAGE):
+        buffer.push(make_large(number))
+
+    assert buffer.dropped == 1
+    assert buffer.exceeded == "MAX_PENDING_BYTES"

@@ -268,3 +268,92 @@ def test_texts_of_a_removed_transition_are_no_longer_counted():
     buffer.coalesce()
 
     assert not buffer.queue._units
+
+
+def test_texts_that_were_not_counted_leave_the_others_counted(monkeypatch):
+    """Those that are pushed while the writer coalesces, above all: it takes as much out of the
+    count as was counted before."""
+
+    merge = Buffer._merge
+
+    def push_one_more(buffer, transition):
+        if transition.message_id == make_id(0):
+            buffer.push(make_large(2))
+        return merge(buffer, transition)
+
+    monkeypatch.setattr(Buffer, "_merge", push_one_more)
+    buffer = Buffer(MANY, normalize=as_it_is)
+    push_uncounted(buffer, make_large(0))
+    buffer.push(make_large(1))
+    buffer.coalesce()
+
+    assert len(buffer.queue._items) == 1
+    assert len(buffer.queue._units) * 512 == pytest.approx(64_000, rel=0.01)
+    buffer.coalesce()
+    assert not buffer.queue._units
+
+
+def test_texts_that_were_counted_too_long_are_forgotten():
+    """An exception came after a transition was dropped, and before its texts were taken out."""
+    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer.push(make_large(0))
+    buffer.queue._items.popleft()
+    assert buffer.memory == 0
+    buffer.push(make_transition())
+    buffer.coalesce()
+
+    assert not buffer.queue._units
+
+
+def test_without_any_room_only_the_newest_transition_stays():
+    """A push never drops what it has just added."""
+    buffer = Buffer(MANY, normalize=as_it_is, max_bytes=0)
+    for number in (1, 2, 3):
+        buffer.push(make_transition(message_id=make_id(number)))
+
+        assert len(buffer.queue) == 1
+        assert buffer.dropped == number - 1
+
+
+@pytest.mark.parametrize("name", ["metadata", "stored_message", "result"])
+def test_each_large_text_counts_before_it_is_coalesced(name):
+    """Transitions may have one of them alone."""
+    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer.push(make_transition(**{name: "x" * 64_000}))
+
+    assert buffer.memory == pytest.approx(64_000 + TRANSITION_BYTES, rel=0.02)
+
+
+def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
+    """Those that are pushed while the writer coalesces."""
+
+    merge = Buffer._merge
+
+    def push_one_more(buffer, transition):
+        if transition.message_id == make_id(1):
+            buffer.push(make_large(2))
+        return merge(buffer, transition)
+
+    monkeypatch.setattr(Buffer, "_merge", push_one_more)
+    buffer = Buffer(MANY, normalize=as_it_is)
+    for number in (0, 1):
+        buffer.push(make_large(number))
+    buffer.queue._items.popleft()
+    buffer.coalesce()
+
+    assert len(buffer.queue._items) == 1
+    assert len(buffer.queue._units) * 512 == pytest.approx(64_000, rel=0.01)
+
+
+def test_deferred_transitions_are_bounded_too():
+    """Each one that is dropped is told so; those that wait are told after a fork."""
+    buffer = Buffer(2, normalize=as_it_is)
+    limit = 2 * RAW_PER_MESSAGE
+    reports = [Deferred() for _ in range(limit + 3)]
+    for report in reports:
+        buffer.push_deferred(report)
+
+    assert (len(buffer), buffer.dropped) == (limit, 3)
+    assert [report.is_dropped for report in reports] == [True] * 3 + [False] * limit
+    buffer.queue.notify_dropped()
+    assert all(report.is_dropped for report in reports)

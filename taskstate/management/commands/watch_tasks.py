@@ -90,15 +90,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Show the table once, or keep showing it."""
         limit, interval = options["limit"], options["interval"]
-        if not 1 <= limit <= MAX_LIMIT:
-            raise CommandError(
-                f"--limit: {limit} is out of range; use a number from 1 to {MAX_LIMIT:,}."
-            )
-        if not MIN_INTERVAL <= interval <= MAX_INTERVAL:
-            raise CommandError(
-                f"--interval: {interval} is out of range; use {MIN_INTERVAL} to "
-                f"{MAX_INTERVAL:,.0f} seconds."
-            )
+        _check_ranges(limit, interval)
         task_filter = TaskFilter(
             statuses=options["status"],
             actors=options["actor"],
@@ -150,6 +142,19 @@ class Command(BaseCommand):
                     self.wait(interval)
         except KeyboardInterrupt:
             pass
+
+
+def _check_ranges(limit: int, interval: float) -> None:
+    """Raise ``CommandError`` if ``--limit`` or ``--interval`` is out of range."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise CommandError(
+            f"--limit: {limit} is out of range; use a number from 1 to {MAX_LIMIT:,}."
+        )
+    if not MIN_INTERVAL <= interval <= MAX_INTERVAL:
+        raise CommandError(
+            f"--interval: {interval} is out of range; use {MIN_INTERVAL} to "
+            f"{MAX_INTERVAL:,.0f} seconds."
+        )
 
 
 def _newest(task_filter: TaskFilter, limit: int) -> list[Task]:

@@ -1,4 +1,4 @@
-"""What the dialects share: the parts of a statement that follow from the list of columns."""
+"""The base class of the dialects: the parts of a statement that are made from ``COLUMNS``."""
 
 from __future__ import annotations
 
@@ -13,108 +13,116 @@ from taskstate.stores.columns import COLUMNS, COMPARED, KEY, BatchFields, Column
 from taskstate.transitions.transition import Transition
 
 INSERT = f"INSERT INTO taskstate_task ({', '.join(column.name for column in COLUMNS)})"
-#: There is no row before the first clear.
+#: Before the first clear there is no row.
 WATERMARK = "SELECT cleared_at FROM taskstate_watermark WHERE id = 1"
 RETURNING = "RETURNING message_id, stamp, rank"
 
-#: What a statement is sent: the batch, or one column of it, as text; and the watermark.
+#: A parameter of a statement: the batch, or one column of it, as text; or the watermark.
 Parameter = Union[str, int]
 
 
 class Dialect(abc.ABC):
     """Builds the statement for one database, and its parameters for a batch."""
 
-    #: Columns that the statement computes by itself, so that they aren't sent.
+    #: Columns that the statement computes, so that they aren't sent.
     computed: ClassVar[frozenset[str]] = frozenset({"worker", "written_at"})
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
         self._sent = {
-            details: [
+            rare: [
                 column
                 for column in COLUMNS
-                if column.name not in self.computed and (details or not column.is_detail)
+                if column.name not in self.computed and (rare or not column.is_rare)
             ]
-            for details in (True, False)
+            for rare in (True, False)
         }
         self._encoders = {
-            details: [(column.values, self._encoder(column)) for column in columns]
-            for details, columns in self._sent.items()
+            rare: [(column.values, self._encoder(column)) for column in columns]
+            for rare, columns in self._sent.items()
         }
         self._statements = {
-            (returning, details): " ".join(
-                self._statement(returning=returning, details=details).split()
-            )
-            for returning, details in itertools.product((True, False), repeat=2)
+            (returning, rare): " ".join(self._statement(returning=returning, rare=rare).split())
+            for returning, rare in itertools.product((True, False), repeat=2)
         }
 
-    def prepare(
-        self, transitions: Sequence[Transition], version: int, *, returning: bool
+    def statement_for(
+        self, transitions: Sequence[Transition], watermark: int, *, returning: bool
     ) -> tuple[str, list[Parameter]]:
         """Return the statement that writes ``transitions``, and its parameters.
 
         Parameters:
-          version(int): The watermark that the caller has read.
-          returning(bool): Whether the statement returns id, stamp and rank of each row that it
-            changes.  It may also return rows that it leaves as they are; their stamp or rank is
-            another one than that of our transition.
+          watermark(int): The watermark that the caller has read.
+          returning(bool): Whether the statement returns the id, stamp and rank of each row that it
+            changes.  It may also return unchanged rows; their stamp or rank differs from that of
+            the transition.
 
         Raises:
           OverflowError: If a number doesn't fit a column of 64 bits.
         """
-        details = any(transition.has_details for transition in transitions)
-        parameters = self._parameters(BatchFields(transitions), details=details)
-        return self._statements[returning, details], [*parameters, version]
+        rare = any(transition.has_rare_values for transition in transitions)
+        parameters = self._parameters(BatchFields(transitions), rare=rare)
+        return self._statements[returning, rare], [*parameters, watermark]
 
     def changed_rows(self, rowcount: int, sent: int) -> int:
-        """Return how many rows were changed, by the driver's count and how many were sent."""
+        """Return how many rows were changed.
+
+        Parameters:
+          rowcount(int): How many rows the driver reports.
+          sent(int): How many rows were sent.
+        """
         return rowcount
 
-    def sent_columns(self, *, details: bool) -> list[Column]:
-        """Return the columns that are sent, in order."""
-        return self._sent[details]
+    def sent_columns(self, *, rare: bool) -> list[Column]:
+        """Return the columns that are sent, in order, with or without the rare ones."""
+        return self._sent[rare]
 
     @abc.abstractmethod
-    def _statement(self, *, returning: bool, details: bool) -> str: ...
+    def _statement(self, *, returning: bool, rare: bool) -> str: ...
 
     @abc.abstractmethod
-    def _parameters(self, batch: BatchFields, *, details: bool) -> list[Parameter]: ...
+    def _parameters(self, batch: BatchFields, *, rare: bool) -> list[Parameter]: ...
 
     @abc.abstractmethod
     def _encoder(self, column: Column) -> Callable[[Any], Any]:
         """Return the function that encodes the values of a column that is sent."""
 
-    def _encoded(self, batch: BatchFields, *, details: bool) -> list[Any]:
+    def _encoded(self, batch: BatchFields, *, rare: bool) -> list[Any]:
         """Return the encoded values of each column that is sent."""
-        return [encode(values(batch)) for values, encode in self._encoders[details]]
+        return [encode(values(batch)) for values, encode in self._encoders[rare]]
 
     @abc.abstractmethod
     def _sent_value(self, column: Column, place: int) -> str:
-        """Return the SQL for a column that is sent at a place."""
+        """Return the SQL for the value of a column.  ``place`` is its index in ``sent_columns``."""
 
     @abc.abstractmethod
     def _computed_values(self, sent: dict[str, str]) -> dict[str, str]:
-        """Return the SQL for each computed column, by name.  ``sent`` is that of the others."""
+        """Return the SQL for each computed column, by name.
 
-    def _values(self, *, details: bool) -> str:
+        Parameters:
+          sent(dict): The SQL for the columns that are sent, by name.
+        """
+
+    def _values(self, *, rare: bool) -> str:
         """Return the SQL for the values of all columns, in order."""
-        columns = self.sent_columns(details=details)
+        columns = self.sent_columns(rare=rare)
         sent = {c.name: self._sent_value(c, place) for place, c in enumerate(columns)}
         values = {**dict.fromkeys((c.name for c in COLUMNS), "NULL"), **sent}
         values.update(self._computed_values(sent))
         return ", ".join(values.values())
 
     def _now(self) -> str:
-        # As a query of its own, it is evaluated once and not for each row.
+        # A subquery is evaluated once, not for each row.
         return f"(SELECT {current_time_sql(self._connection)})"
 
 
 def assignments(template: str) -> str:
-    """Return the SQL that assigns each column but the key; "{0}" in the template is its name."""
+    """Return the SQL that assigns all columns except the key.  In the template, "{0}" is a column's
+    name."""
     return ", ".join(f"{c.name} = {template.format(c.name)}" for c in COLUMNS if c is not KEY)
 
 
-def is_newer(new: str, old: str, text: str) -> str:
+def is_greater(new: str, old: str, text: str) -> str:
     """Return the SQL that compares two rows by ``transition.sort_key``.
 
     Parameters:

@@ -1,4 +1,4 @@
-"""Databases without arrays: a batch travels as JSON, an array of rows."""
+"""Databases without arrays: a batch is sent as JSON, an array of rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from taskstate.transitions.transition import UserPk
 
 _WAITING = ", ".join(f"'{status.value}'" for status in WAITING)
 
-#: What a signed column of 64 bits holds.  JSON holds more, and MariaDB and SQLite would store
-#: another number without an error.
+#: The range of a signed column of 64 bits.  JSON has larger numbers, in place of which MariaDB and
+#: SQLite would store another number, without an error.
 _INTEGERS = range(-(2**63), 2**63)
 
 
@@ -34,9 +34,9 @@ class JsonDialect(Dialect):
             "worker": f"CASE WHEN {sent['status']} IN ({_WAITING}) THEN NULL ELSE %s END",
         }
 
-    def _parameters(self, batch: BatchFields, *, details: bool) -> list[Parameter]:
+    def _parameters(self, batch: BatchFields, *, rare: bool) -> list[Parameter]:
         self._times.clear()
-        columns = self._encoded(batch, details=details)
+        columns = self._encoded(batch, rare=rare)
         return [worker_name(), json.dumps(list(zip(*columns)), ensure_ascii=False)]
 
     def _encoder(self, column: Column) -> Callable[[Any], Any]:
@@ -51,9 +51,9 @@ class JsonDialect(Dialect):
 
 
 class _Times:
-    """Makes texts of times in Django's own form, which comparisons are made with.
+    """Formats times as Django does, since the database compares them as texts.
 
-    Django's function is slow, so it is called once for each second of time.
+    Django's function is slow, so it is called only once for all times in the same second.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -61,7 +61,7 @@ class _Times:
         self._seconds: dict[int, str] = {}
 
     def clear(self) -> None:
-        """Forget the texts: the time zone may be another one for the next batch."""
+        """Forget the texts, since the time zone may change before the next batch."""
         self._seconds.clear()
 
     def texts(self, times: Iterable[int | None]) -> list[str | None]:

@@ -13,7 +13,7 @@ from taskstate.stores.dialects.base import (
     Dialect,
     Parameter,
     assignments,
-    is_newer,
+    is_greater,
 )
 from taskstate.stores.lock_timeout import LOCK_WAIT_SECONDS
 from taskstate.transitions.rank import (
@@ -27,43 +27,44 @@ from taskstate.transitions.rank import (
 )
 from taskstate.transitions.status import Status
 
-# What a rank is made of.
+# The parts of a rank.
 _PHASE = f"(new.rank >> {PHASE_SHIFT} & {PHASE_MASK})"
 _ORDER = f"(new.rank & {ORDER_MASK})"
 _TIME = f"(new.rank >> {TIME_SHIFT} & {MAX_TIME})"
 
-_NEWER = is_newer("excluded.{}", "taskstate_task.{}", '{}::text COLLATE "C"')
+_GREATER = is_greater("excluded.{}", "taskstate_task.{}", '{}::text COLLATE "C"')
 
 
 class PostgreSqlDialect(Dialect):
-    """PostgreSQL from 10 on, the first to unnest several arrays in step.
+    """PostgreSQL from 10 on, the first that unnests several arrays in step.
 
-    The arrays are built here, since psycopg builds them element by element.
+    The text of each array is built here, since psycopg builds it element by element, which is
+    slower.
     """
 
     computed = Dialect.computed | {"status", "finished_at", "updated_at"}
 
-    def _statement(self, *, returning: bool, details: bool) -> str:
+    def _statement(self, *, returning: bool, rare: bool) -> str:
         arrays = ", ".join(
             f"unnest(%s::{self._type(column)}[]) AS {column.name}"
-            for column in self.sent_columns(details=details)
+            for column in self.sent_columns(rare=rare)
         )
-        # The limit for lock waits is set, and the watermark read, before the first row is touched.
-        # The lock on the table, which a clear waits for, comes even before the snapshot, and so no
-        # limit holds for it: ALTER TABLE is waited for as long as it takes.
+        # The limit for lock waits is set, and the watermark read, before the first row is locked.
+        # The lock on the table, which a clear waits for, is acquired even before the snapshot is
+        # taken.  So it has no limit: the statement waits for an ALTER TABLE as long as that takes.
         return f"""
             {INSERT}
-            SELECT {self._values(details=details)}
+            SELECT {self._values(rare=rare)}
             FROM (SELECT {arrays}) AS new
             WHERE (SELECT set_config('lock_timeout', '{LOCK_WAIT_SECONDS}s', true)) IS NOT NULL
                 AND COALESCE(({WATERMARK}), 0) = %s
             ON CONFLICT (message_id) DO UPDATE SET {assignments("excluded.{0}")}
-            WHERE {_NEWER}
+            WHERE {_GREATER}
             {RETURNING if returning else ""}
         """
 
-    def _parameters(self, batch: BatchFields, *, details: bool) -> list[Parameter]:
-        return [worker_name(), *self._encoded(batch, details=details)]
+    def _parameters(self, batch: BatchFields, *, rare: bool) -> list[Parameter]:
+        return [worker_name(), *self._encoded(batch, rare=rare)]
 
     def _encoder(self, column: Column) -> Callable[[Any], str]:
         return _ARRAYS[column.type]
@@ -106,7 +107,7 @@ def _uuid_array(values: Iterable[str]) -> str:
 
 
 def _number_array(values: Iterable[float | None]) -> str:
-    # The text of a list is made faster than one text after the other.
+    # The text of a whole list takes less time than a text for each number.
     return "{" + str(list(values))[1:-1].replace("None", "NULL") + "}"
 
 
@@ -120,14 +121,14 @@ def _key_array(values: Sequence[Any]) -> str:
 def _text_array(values: Sequence[Any]) -> str:
     try:
         return "{" + _quoted(values) + "}"
-    except TypeError:  # Some are None.  To look for that first costs more than all the rest.
+    except TypeError:  # Some are None.  A check for that would take longer than all the rest.
         return "{" + ",".join("NULL" if v is None else _quoted([v]) for v in values) + "}"
 
 
 def _quoted(values: Sequence[str]) -> str:
     """Return texts as elements of an array, with commas between them."""
     joined = '","'.join(values)
-    # Hardly any text holds either.  One look at all of them is cheaper than one at each.
+    # Few texts contain either.  One check of all texts takes less time than a check of each.
     if "\\" in joined or joined.count('"') != 2 * (len(values) - 1):
         escaped = [text.replace("\\", "\\\\").replace('"', '\\"') for text in values]
         joined = '","'.join(escaped)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from taskstate.stores.columns import Column
-from taskstate.stores.dialects.base import INSERT, RETURNING, WATERMARK, assignments, is_newer
+from taskstate.stores.dialects.base import INSERT, RETURNING, WATERMARK, assignments, is_greater
 from taskstate.stores.dialects.json_batch import JsonDialect
 
-_NEWER = is_newer("excluded.{}", "taskstate_task.{}", "CAST({} AS TEXT)")
+_GREATER = is_greater("excluded.{}", "taskstate_task.{}", "CAST({} AS TEXT)")
 
 
 class SqliteDialect(JsonDialect):
-    """SQLite from 3.38 on, the first that takes a value out of a JSON array by its place."""
+    """SQLite from 3.38 on, the first that has ``->>`` for an index of a JSON array."""
 
-    def _statement(self, *, returning: bool, details: bool) -> str:
+    def _statement(self, *, returning: bool, rare: bool) -> str:
         return f"""
             {INSERT}
-            SELECT {self._values(details=details)}
+            SELECT {self._values(rare=rare)}
             FROM json_each(%s)
             WHERE COALESCE(({WATERMARK}), 0) = %s
             ON CONFLICT (message_id) DO UPDATE SET {assignments("excluded.{0}")}
-            WHERE {_NEWER}
+            WHERE {_GREATER}
             {RETURNING if returning else ""}
         """
 
