@@ -53,7 +53,7 @@ workflows: $(VENV)/.lint
 	$(VENV)/bin/zizmor -qq --offline .github
 
 words: $(VENV)/.lint
-	$(VENV)/bin/codespell
+	$(VENV)/bin/codespell --dictionary - --dictionary .words.txt
 
 # Quiet, unless it fails. Some releases of Python come with a pip that can't install what flit builds as
 # editable; for others the first step does nothing.
