@@ -15,7 +15,7 @@ export BROKER DATABASE
 
 comma := ,
 
-.PHONY: demo bench test faults screenshots lint ruff mypy workflows clean
+.PHONY: demo bench test faults screenshots docs lint ruff mypy workflows words clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.demo
@@ -32,8 +32,13 @@ faults: $(VENV)/.faults
 screenshots: $(VENV)/.test
 	$(VENV)/bin/python -m benchmarks.demo.screenshots
 
+# A page for each document, in build/docs.
+docs: $(VENV)/.docs
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "Open build/docs/index.html."
+
 # The hooks of pre-commit call each of these by itself.
-lint: ruff mypy workflows
+lint: ruff mypy workflows words
 
 ruff: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -46,6 +51,9 @@ workflows: $(VENV)/.lint
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(VENV)/bin/zizmor -qq --offline .github
+
+words: $(VENV)/.lint
+	$(VENV)/bin/codespell --dictionary - --dictionary .words.txt
 
 # Quiet, unless it fails. Some releases of Python come with a pip that can't install what flit builds as
 # editable; for others the first step does nothing.
@@ -71,6 +79,9 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.faults: pyproject.toml | $(VENV)/bin/python
 	$(call install,demo$(comma)servers$(comma)test$(comma)faults)
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(call install,demo$(comma)docs)
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
 	$(call install,demo$(comma)servers$(comma)test$(comma)lint)

@@ -41,7 +41,7 @@ class StateMiddleware(dramatiq.Middleware):
 
     Hooks only append to a queue.  They never touch the database, never wait and never raise, with
     these exceptions: with ``SYNCHRONOUS`` each hook writes; with ``FLUSH_BEFORE_ACK`` the hooks
-    before an acknowledgement wait for a commit; the project's ``TENANT`` may query; the end of a
+    before an acknowledgment wait for a commit; the project's ``TENANT`` may query; the end of a
     worker waits for the last flush; and a ``for_state`` that can't be encoded raises a
     ``TypeError`` in the code that sends the message.  They are repeatable, too: Dramatiq raises
     exceptions in worker threads between any two bytecodes, in hooks as well.
@@ -134,7 +134,7 @@ class StateMiddleware(dramatiq.Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        """Record when the run ended, and how.  The acknowledgement decides whether that is
+        """Record when the run ended, and how.  The acknowledgment decides whether that is
         final."""
         self._track(Tracker.after_process_message, broker, message, exception)
 

@@ -80,7 +80,7 @@ def nothing_reported_yet():
 
 
 def test_defaults_are_the_documented_ones(settings):
-    """As the README has them."""
+    """As the documentation has them."""
     del settings.TASKSTATE
     assert values_of(conf.Options()) == conf.Config(
         flush_interval=0.5,

@@ -58,7 +58,7 @@ def test_a_task_that_failed_is_sent_again(database, settings):
 
 
 def test_options_that_were_asked_for_are_kept(broker):
-    """Those of the last run are not: the broker and the middleware set them anew."""
+    """Those of the last run are not: the broker and the middleware set them again."""
     asked = {"max_retries": 7, "for_state": {"user_pk": 1}, "pipe_target": None}
     run = {
         "eta": 1,

@@ -89,7 +89,7 @@ def test_a_receiver_sees_the_row_and_may_flush_and_track(sqlite, connect):
     assert rows == ["enqueued", "running"]
 
 
-# The examples of the README.
+# The examples of the documentation.
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from benchmarks.demo.console import console
 from benchmarks.demo.messages import TRACKED, UNTRACKED
 
 STATUSES = ("enqueued", "delayed", "running", "done", "failed", "skipped")
-COLOURS = {"done": "green", "failed": "red", "skipped": "yellow"}
+COLORS = {"done": "green", "failed": "red", "skipped": "yellow"}
 BAR_WIDTH = 30
 ERROR_WIDTH = 34
 #: The shortest time between two lines.
@@ -63,8 +63,8 @@ def status_table(snapshot):
     table.add_column("error", width=ERROR_WIDTH)
     for status in STATUSES:
         number = snapshot.counts.get(status, 0)
-        colour = COLOURS.get(status, "cyan")
-        bar = f"[{colour}]{'█' * round(BAR_WIDTH * number / total)}[/]"
+        color = COLORS.get(status, "cyan")
+        bar = f"[{color}]{'█' * round(BAR_WIDTH * number / total)}[/]"
         table.add_row(status, str(number), bar, escape(snapshot.errors.get(status, "")))
     return table
 

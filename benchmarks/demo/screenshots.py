@@ -6,6 +6,7 @@ or to the folder that is given as an argument.
 """
 
 import base64
+import io
 import os
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from unittest import mock
 
 import django
 from django.utils import timezone
+from PIL import Image
 
 from benchmarks.demo import browser
 from benchmarks.errors import BenchmarkError
@@ -40,6 +42,12 @@ SHOTS = (
     ("admin-task-dark", FAILED, "admin", DETAIL, "dark"),
     ("admin-task-phone", FAILED, "admin", PHONE_DETAIL, "light"),
 )
+#: The moving picture of the page: how many frames, how long each is shown, in milliseconds, and how
+#: many colors it has.
+FRAMES = 26
+FRAME_MS = 240
+LAST_FRAME_MS = 2400
+COLORS = 64
 
 
 def main(folder=FOLDER):
@@ -82,9 +90,36 @@ def take_all(folder):
         driver.execute_script("localStorage.setItem('django.admin.navSidebarIsOpen', 'false')")
         for name, path, user, size, scheme in SHOTS:
             picture = take(driver, f"{address}as/{user}/?next=/{path}", size, scheme)
-            file = folder / f"{name}.png"
-            file.write_bytes(picture)
-            print(f"{file.name} {len(picture) / 1000:.0f} kB")
+            save(folder / f"{name}.png", picture)
+        save(folder / "page.gif", record(driver, f"{address}as/alice/?next=/tasks/"))
+
+
+def save(file, picture):
+    """Write a picture to a file, and say how large it is."""
+    file.write_bytes(picture)
+    print(f"{file.name} {len(picture) / 1000:.0f} kB")
+
+
+def record(driver, url):
+    """Return a moving picture of a page, as GIF: its tasks go on from frame to frame."""
+    # It needs the settings.
+    from benchmarks.demo import example_tasks
+
+    frames = []
+    for number in range(FRAMES):
+        example_tasks.go_on(number / (FRAMES - 1))
+        frame = Image.open(io.BytesIO(take(driver, url, PAGE, "light")))
+        frames.append(frame.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE))
+    file = io.BytesIO()
+    frames[0].save(
+        file,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[FRAME_MS] * (FRAMES - 1) + [LAST_FRAME_MS],
+        loop=0,
+    )
+    return file.getvalue()
 
 
 def take(driver, url, size, scheme):

@@ -13,8 +13,8 @@ import textwrap
 from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.runner import figures, rounds
 
-#: Okabe and Ito's colours, which colour-blind people can distinguish, and markers for print.
-COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+#: Okabe and Ito's colors, which colour-blind people can distinguish, and markers for print.
+COLORS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKERS = "osD^vPX"
 
 PANEL_INCHES = (5.5, 4.2)
@@ -213,9 +213,9 @@ def _errors(spreads):
 
 
 def _colour(names, name):
-    """Return the colour of a contender, which is the same in all plots."""
+    """Return the color of a contender, which is the same in all plots."""
     known = list(CONTENDERS) if name in CONTENDERS else names
-    return COLOURS[known.index(name) % len(COLOURS)]
+    return COLORS[known.index(name) % len(COLORS)]
 
 
 def _canvas(panels):

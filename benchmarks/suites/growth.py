@@ -152,7 +152,7 @@ def by_processes(options, session, name, processes):
 
 def _wait_for_all(sender, client, unacknowledged):
     """Wait until all messages are sent and acknowledged; return the time of the last
-    acknowledgement."""
+    acknowledgment."""
     ended = time.time()
 
     def is_over():

@@ -14,7 +14,7 @@ BENCHMARK = json.loads(os.environ["BENCHMARK"])
 
 
 def _database():
-    # Persistent connections favour contenders that write in worker threads.
+    # Persistent connections favor contenders that write in worker threads.
     config = {**services.database(BENCHMARK["database"]), "CONN_MAX_AGE": None}
     if config["ENGINE"].endswith("sqlite3") and django.VERSION >= (5, 1):
         # Otherwise a transaction that reads first fails if another thread writes before it does.

@@ -27,7 +27,7 @@ from taskstate.utils.log_text import printable
 #: PostgreSQL: data exceptions, integrity violations, and the RAISE of a trigger.
 _SQLSTATE_BAD_CLASSES = ("22", "23")
 _SQLSTATE_BAD = frozenset({"P0001"})
-#: Serialisation failure, deadlock.
+#: Serialization failure, deadlock.
 _SQLSTATE_CONFLICT = frozenset({"40001", "40P01"})
 
 _SQLSTATE_LOCK_TIMEOUT = frozenset({"55P03"})
@@ -68,7 +68,7 @@ _MYSQL_CONFLICT = frozenset(
 #: after a pause.
 _MYSQL_LOCK_TIMEOUT = frozenset({1205})
 
-#: A time limit for statements or transactions, or a statement that an operator has cancelled.
+#: A time limit for statements or transactions, or a statement that an operator has canceled.
 _SQLSTATE_TIME_LIMIT = frozenset(
     {
         "57014",  # statement_timeout; pg_cancel_backend()
@@ -226,7 +226,7 @@ def is_bad_data(error: BaseException) -> bool:
 
 def is_time_limit(error: BaseException) -> bool:
     """Return whether the server ended a statement because it took too long.  A statement that an
-    operator has cancelled has the same code."""
+    operator has canceled has the same code."""
     if not isinstance(error, Error):
         return False
     return _mysql_code(error) in _MYSQL_TIME_LIMIT or _sqlstate(error) in _SQLSTATE_TIME_LIMIT

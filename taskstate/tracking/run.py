@@ -1,4 +1,4 @@
-"""One run of a message by this process, from its receipt to its acknowledgement."""
+"""One run of a message by this process, from its receipt to its acknowledgment."""
 
 from __future__ import annotations
 

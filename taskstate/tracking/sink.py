@@ -26,7 +26,7 @@ from taskstate.writer.writer import Writer
 
 
 class NotCommittedError(MiddlewareError):
-    """Raised before an acknowledgement, so that Dramatiq does not acknowledge the message.
+    """Raised before an acknowledgment, so that Dramatiq does not acknowledge the message.
 
     It is a ``MiddlewareError`` because Dramatiq logs and ignores any other exception of a hook.
     """

@@ -71,7 +71,7 @@ def queries(database):
 
 
 def test_the_list_shows_what_there_is_to_know(admin, people):
-    """In words, not by colour alone; each text is shown as text, whatever it holds."""
+    """In words, not by color alone; each text is shown as text, whatever it holds."""
     anna = people.create(username="anna")
     for number, status in enumerate(Status, start=1):
         add(number, status, user_id=anna.pk)

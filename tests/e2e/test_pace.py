@@ -89,7 +89,7 @@ def statements_per_batch(count, size):
         return execute(sql, params, many, context)
 
     def watch(connection, **kwargs):
-        if note not in connection.execute_wrappers:  # It is made anew for each flush.
+        if note not in connection.execute_wrappers:  # It is made again for each flush.
             connection.execute_wrappers.append(note)
 
     Task.objects.all().delete()

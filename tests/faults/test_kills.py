@@ -1,4 +1,4 @@
-"""Worker processes are killed at random moments, under load, and started anew."""
+"""Worker processes are killed at random moments, under load, and started again."""
 
 import contextlib
 import json

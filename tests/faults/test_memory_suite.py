@@ -67,7 +67,7 @@ def worker(transactional_db):
     worker.stop()
 
 def pytest_collection_modifyitems(items):
-    # One of each after the other: the writer begins anew in each test.
+    # One of each after the other: the writer begins again in each test.
     items.sort(key=lambda item: (item.callspec.params["number"], item.function.__name__))
 """
 TESTS = """

@@ -67,7 +67,7 @@ class Uwsgi(WebServer):
         yield from ("--module", APPLICATION)
 
     def reload(self, workers):
-        # A signal to the master would make it begin anew, which its wheel can't do.
+        # A signal to the master would make it begin again, which its wheel can't do.
         for worker in workers:
             os.kill(worker, signal.SIGHUP)
 

@@ -96,7 +96,7 @@ def test_an_old_connection_is_closed(written_through, step, clock):
 
 
 def test_a_broken_connection_is_closed_at_once(written_through, monkeypatch):
-    """The next try connects anew."""
+    """The next try connects again."""
     store, kept = written_through(0)
 
     def fail(connection, batch):

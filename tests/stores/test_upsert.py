@@ -114,7 +114,7 @@ def test_a_commit_whose_reply_was_lost_is_announced_once(database):
         pending.maybe_committed = True
 
     changed = {change.task.pk.int for change in store.write(pending_tasks).changes}
-    assert changed == {0, 2}, "the deleted one is written anew"
+    assert changed == {0, 2}, "the deleted one is written again"
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)

@@ -44,7 +44,7 @@ class FakeStore:
         if is_slow or len(batch) > self.most_rows:
             raise TimeLimitError("it took too long") from Outage("it took too long")
         if any(self.rejects(pending.latest) for pending in batch):
-            raise BadDataError("no such colour")
+            raise BadDataError("no such color")
         self.batches.append(list(batch))
         if self.errors_after_commit:
             raise self.errors_after_commit.pop()

@@ -70,7 +70,7 @@ class Stamps:
 
 
 class Hops:
-    """A rule that doesn't hold: a count of enqueueings, which starts anew where it gets lost."""
+    """A rule that doesn't hold: a count of enqueueings, which starts again where it gets lost."""
 
     def enqueue(self, earlier, own, now, *, may_get_lost):
         return abs(earlier) + 1, abs(earlier) + 1

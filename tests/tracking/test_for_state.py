@@ -71,7 +71,7 @@ def test_the_last_declaration_counts(pushed):
 
 
 def plain(report_id, for_state=None):
-    """An actor of the README."""
+    """An actor of the documentation."""
 
 
 async def asynchronous(report_id, for_state=None):

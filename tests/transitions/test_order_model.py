@@ -76,7 +76,7 @@ def test_the_second_run_wins_of_one_that_was_killed(broker):
 
 
 def test_the_model_finds_what_a_rule_misses():
-    """A count of enqueueings starts anew in a second life, and never arrives if it gets lost."""
+    """A count of enqueueings starts again in a second life, and never arrives if it gets lost."""
     second = measure(Case(pause="after 1 to 100 s"), LIVES, Hops())
     lost = measure(Case(EARLY), LIVES, Hops())
 

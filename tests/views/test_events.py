@@ -447,7 +447,7 @@ class End:
         await sync_to_async(response.close)()
 
     async def was_dropped(self, response, monkeypatch):
-        """Django has cancelled the request: nothing is ever called."""
+        """Django has canceled the request: nothing is ever called."""
 
     async def no_database(self, response, monkeypatch):
         """It does not answer."""

@@ -36,7 +36,7 @@ def test_bad_rows_are_rejected_and_all_others_committed(bench, caplog):
     assert {transition.message_id for transition in bench.store.committed} == good
     stats = bench.writer.stats()
     assert (stats.rejected, stats.failed_flushes, stats.pending, stats.rows_written) == (2, 0, 0, 8)
-    assert "no such colour" in stats.last_error
+    assert "no such color" in stats.last_error
     logged = [record.message for record in caplog.records]
     assert [make_id(3) in logged[0], make_id(7) in logged[1]] == [True, True]
 
@@ -129,7 +129,7 @@ def test_a_row_is_rejected_if_it_is_bad_without_its_texts_too(bench, caplog):
     assert bench.writer.stats().rejected == 1
     assert caplog.messages == [
         f"The state of task {make_id(1)} (failed, actor actor) is not written, because the "
-        "database rejects it as bad data: no such colour"
+        "database rejects it as bad data: no such color"
     ]
 
 

@@ -13,7 +13,7 @@ from tests.support.limits import LIMIT_SECONDS
 
 
 def test_the_public_names():
-    """As the README has them."""
+    """As the documentation has them."""
     assert taskstate.__all__ == [
         "BrokerUnavailableError",
         "ResendError",

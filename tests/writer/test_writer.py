@@ -331,7 +331,7 @@ class Waiter:
 
 
 def test_waiters_are_released_after_the_commit_and_before_signals(threaded):
-    """A slow receiver does not delay acknowledgements."""
+    """A slow receiver does not delay acknowledgments."""
     announced = threading.Event()
     release = threading.Event()
 

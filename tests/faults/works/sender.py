@@ -70,7 +70,7 @@ class Orders:
         self._made = {}
 
     def singles(self, number, life, *, delays, retries=True):
-        """Send messages of each kind: by the second life, anew, as they were made."""
+        """Send messages of each kind: by the second life, again, as they were made."""
         key = "singles"
         if not life:
             made = []
