@@ -1,5 +1,5 @@
 # `make demo` shows the main job, `make bench` measures it, `make test` passes the tests, `make faults`
-# breaks servers and workers under it, `make screenshots` takes the README's pictures. All need Python
+# breaks servers and workers under it, `make screenshots` takes the pictures. All need Python
 # and make alone (the pictures, and the tests of what they show, also chromium and chromedriver): they
 # install what they use into .venv, from the package index that pip is set up for.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from django.urls import path
 
-from taskstate import views
+from taskstate.views.events import tasks_events
+from taskstate.views.json import tasks_json
+from taskstate.views.page import tasks
 
 app_name = "taskstate"
 
 urlpatterns = [
-    path("", views.tasks, name="tasks"),
-    path("json/", views.tasks_json, name="tasks-json"),
-    path("events/", views.tasks_events, name="tasks-events"),
+    path("", tasks, name="tasks"),
+    path("json/", tasks_json, name="tasks-json"),
+    path("events/", tasks_events, name="tasks-events"),
 ]

@@ -34,6 +34,12 @@ def test_imports_point_down(graph):
     assert {(*sorted(way.heads), *way.middle, *sorted(way.tails)) for way in ways} == set()
 
 
+def test_the_package_of_the_views_imports_none_of_them(graph):
+    """``runserver`` imports the URLs and the template tags in two threads at once.  If one imported
+    the views through their package, and the other one of them directly, they could deadlock."""
+    assert graph.find_modules_directly_imported_by("taskstate.views") == set()
+
+
 def test_each_module_has_its_layer(graph):
     """A new one as well."""
     names = {name for layer in LAYERS for name in layer}

@@ -1,7 +1,5 @@
-"""The views of ``taskstate.urls``: the page, its JSON, and its server-sent events."""
+"""The views of ``taskstate.urls``: the page, its JSON, and its server-sent events.
 
-from taskstate.views.events import tasks_events
-from taskstate.views.json import tasks_json
-from taskstate.views.page import tasks
-
-__all__ = ["tasks", "tasks_events", "tasks_json"]
+It imports none of its modules.  ``runserver`` imports the URLs and the template tags in two threads
+at once; each of them would wait for the other one's import, and one of them would fail.
+"""
