@@ -47,7 +47,7 @@ SHOTS = (
 FRAMES = 26
 FRAME_MS = 240
 LAST_FRAME_MS = 2400
-COLORS = 64
+COLORS = 160
 
 
 def main(folder=FOLDER):
