@@ -42,7 +42,7 @@ myst_fence_as_directive = ["mermaid"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-# A type without a description says less than the docstring.
+# Don't list parameters that have only a type.
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
@@ -57,7 +57,7 @@ html_static_path = []
 linkcheck_ignore = [r"http://(localhost|127\.0\.0\.1)"]
 
 
-def describe_all_parameters(*arguments):
+def rewrite_parameter_headings(*arguments):
     """Move what a docstring says about all parameters, in parentheses after "Parameters", into a
     sentence before them.  Napoleon does not recognize such a heading."""
     lines = arguments[-1]
@@ -69,4 +69,4 @@ def describe_all_parameters(*arguments):
 
 def setup(app):
     # Before napoleon, whose priority is 500.
-    app.connect("autodoc-process-docstring", describe_all_parameters, priority=400)
+    app.connect("autodoc-process-docstring", rewrite_parameter_headings, priority=400)

@@ -369,7 +369,7 @@ class _State:
     def __init__(self) -> None:
         #: All options objects.  They read the settings again after a change.
         self.options: WeakSet[Options] = WeakSet()
-        #: How often the settings have changed.
+        #: How many times the settings have changed.
         self.changes = 0
         #: The entry of the tasks' database in ``DATABASES``, and its name, at the last check.
         self.database: tuple[Any, Any] = (None, None)

@@ -36,15 +36,15 @@ class StateMiddleware(dramatiq.Middleware):
 
     A message is tracked if it carries a ``for_state`` dictionary, as an argument or as an option,
     or if its actor was declared with one.  The middleware works at any position among the others.
-    Constructing it has no effect: before the first tracked message, no thread is started and no
-    model is imported.
+    Constructing it starts no thread and imports no model; it only registers a system check.
 
     Hooks only append to a queue.  They never touch the database, never wait and never raise, with
     these exceptions: with ``SYNCHRONOUS`` each hook writes; with ``FLUSH_BEFORE_ACK`` the hooks
-    before an acknowledgment wait for a commit; the project's ``TENANT`` may query; the end of a
-    worker waits for the last flush; and a ``for_state`` that can't be encoded raises a
-    ``TypeError`` in the code that sends the message.  They are repeatable, too: Dramatiq raises
-    exceptions in worker threads between any two bytecodes, in hooks as well.
+    before an acknowledgment wait for a commit, and raise if it does not come before the worker
+    stops; the project's ``TENANT`` function runs in the hook; the end of a worker waits for the
+    last flush; and a ``for_state`` that can't be encoded raises a ``TypeError`` in the code that
+    sends the message.  They are repeatable, too: Dramatiq raises exceptions in worker threads
+    between any two bytecodes, in hooks as well.
 
     Parameters (each wins over the same key in the ``TASKSTATE`` setting):
       flush_interval(float): Under load, at most one flush per this many seconds; 0 sets no limit.
@@ -113,7 +113,7 @@ class StateMiddleware(dramatiq.Middleware):
             self._guard(self._tracker.write_tenant_of_followers, message)
 
     def after_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
-        """Push enqueued, or delayed."""
+        """Push the transition to ``enqueued`` or ``delayed``."""
         self._track(Tracker.after_enqueue, broker, message, delay)
 
     # Processing: in the threads of a worker.
@@ -123,7 +123,7 @@ class StateMiddleware(dramatiq.Middleware):
         self._track(Tracker.before_delay_message, broker, message)
 
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
-        """Push running."""
+        """Push the transition to ``running``."""
         self._track(Tracker.before_process_message, broker, message)
 
     def after_process_message(
@@ -143,11 +143,12 @@ class StateMiddleware(dramatiq.Middleware):
         self._track(Tracker.after_skip_message, broker, message)
 
     def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
-        """Push done or skipped; or failed, if the message raised and is not retried."""
+        """Push the transition to ``done`` or ``skipped``, or to ``failed`` if the message raised
+        and is not retried."""
         self._track(Tracker.before_ack, broker, message)
 
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
-        """Push failed or skipped."""
+        """Push the transition to ``failed`` or ``skipped``."""
         self._track(Tracker.before_nack, broker, message)
 
     def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:

@@ -81,7 +81,7 @@ def main(folder=FOLDER):
 
 def take_all(folder):
     """Take each screenshot, with its size and color scheme."""
-    # It needs the settings.
+    # Imported here: the module needs the settings.
     from benchmarks.demo.website.server import serve
 
     with serve() as address, browser.start("--hide-scrollbars") as driver:
@@ -102,7 +102,7 @@ def save(file, picture):
 
 def record(driver, url):
     """Return a moving picture of a page, as GIF: its tasks go on from frame to frame."""
-    # It needs the settings.
+    # Imported here: the module needs the settings.
     from benchmarks.demo import example_tasks
 
     frames = []

@@ -1,4 +1,5 @@
-"""Directives of this documentation: tables that are made from the code, so that they stay true."""
+"""Directives of this documentation: tables that are made from the code, so that they match the
+code."""
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -15,7 +16,7 @@ class SettingsTable(Directive):
     """
 
     def run(self):
-        """Return the table."""
+        """Return the table, as nodes of the page."""
         rows = ["| key | default | values |", "| --- | --- | --- |"]
         for key, default in conf.DEFAULTS.items():
             anchor = key.lower().replace("_", "-")

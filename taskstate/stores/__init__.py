@@ -49,8 +49,8 @@ class Store(Protocol):
         """Commit a batch, as a whole or not at all.  Each message is in it once.
 
         Raises:
-          BadDataError: A value is rejected.  The writer looks for its row.
-          TimeLimitError: The server has ended the statement.  The writer halves the batch.
+          BadDataError: A value is rejected.  The flusher looks for its row.
+          TimeLimitError: The server has ended the statement.  The flusher halves the batch.
           Exception: Any other error is an outage.  The writer keeps the batch and tries again.
         """
 

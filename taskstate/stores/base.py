@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-#: How often a batch is tried without a pause, if it is in conflict with another writer or if the
-#: connection was closed.
+#: How many times a batch is tried without a pause, if it is in conflict with another writer or if
+#: the connection was closed.
 TRIES = 4
 
 #: In an SQLite database in memory, a table that another thread reads or writes is locked, and
@@ -159,8 +159,8 @@ class DatabaseStore(abc.ABC):
         return False
 
     def _check_size(self, connection: BaseDatabaseWrapper, batch: Sequence[PendingTask]) -> None:
-        """Reject a batch of several rows if it may exceed the server's limit.  The writer halves it
-        then, as it does for bad data.  A single row is always sent.
+        """Reject a batch of several rows if it may exceed the server's limit.  The flusher halves
+        it then, as it does for bad data.  A single row is always sent.
 
         A server that gets a larger statement may close the connection, as in an outage.  So it is
         asked for its limit after a connection was lost.

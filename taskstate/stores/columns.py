@@ -11,7 +11,8 @@ To add a column:
 
 Further places, depending on the column:
 
-- Rows are compared by it: ``transition.sort_key``, in the same order as in ``COLUMNS``.
+- Rows are compared by it: ``transition.sort_key``, in the reverse order of ``COLUMNS``;
+  ``COMPARED`` has it.
 - It is text: its length in ``transitions.sanitize``, and ``FREE_TEXTS`` there if only people read
   it.  If it is not a detail: ``sanitize.TEXT_LENGTH``, ``PendingTask.statement_bytes`` and
   ``pending.text_bytes``.
@@ -110,7 +111,7 @@ class BatchFields:
 
     @property
     def stamps(self) -> Iterable[int]:
-        """The stamps."""
+        """The stamp of each transition, from its rank."""
         return map(stamp_of, self.transition.rank)
 
     @property

@@ -10,8 +10,8 @@ example:
 - At 12:00:02 the worker starts task B, and flushes.  The clear was one second ago.  A's transition
   happened two seconds ago, and is left out; B's is written.
 
-Only ages are compared, never times: the database says how long ago the clear was, and each process
-knows how long ago a transition happened.  So no host's clock matters.
+No time of one clock is compared with a time of another: the database says how long ago the clear
+was, and each process knows how long ago a transition happened.  So no host's clock matters.
 
 A flush respects the fence in one of two ways.  The ORM store *enters* it, in its transaction: no
 clear happens until that ends, since a clear waits for the flushes inside.  The upsert store only

@@ -1,4 +1,5 @@
-"""The store that uses Django's ORM, and so runs on every database: the reference for all others."""
+"""The store that uses Django's ORM, and so runs on every database that the package supports: the
+reference for all others."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from taskstate.stores.columns import COLUMNS, COMPARED, KEY, ColumnType
 from taskstate.stores.rows import make_tasks
 from taskstate.transitions.pending import PendingTask
 
-#: The columns that follow from a transition, but for the key.
+#: The columns that follow from a transition, except the key and ``written_at``.
 _COLUMNS = tuple(c for c in COLUMNS if c is not KEY and c.name != "written_at")
 _NAMES = tuple(column.name for column in _COLUMNS)
 

@@ -58,8 +58,9 @@ class UpsertStore(DatabaseStore):
                 rows, changed = self._execute(
                     connection, pending_tasks, fence.watermark, returning=returning
                 )
-                known, fence = fence, self._confirm_fence(connection, fence, asked_at, rows)
-                if fence.watermark == known.watermark:
+                previous = fence
+                fence = self._confirm_fence(connection, fence, asked_at, rows)
+                if fence.watermark == previous.watermark:
                     break
             if returning:
                 changed += _committed_before(connection, pending_tasks, changed)

@@ -78,7 +78,7 @@ class Run:
     outer: Run | None = None
     #: Whether the message arrived with its stamp.
     is_stamped = True
-    _is_recorded = False
+    _error_is_recorded = False
 
     def __init__(self, message: Any) -> None:
         self.message_id = message.message_id
@@ -98,10 +98,10 @@ class Run:
 
     def record_error(self, exception: BaseException) -> None:
         """Record why this attempt failed."""
-        if self._is_recorded:
+        if self._error_is_recorded:
             return
         self.failure = Failure.of(exception)
-        self.has_details = self._is_recorded = True
+        self.has_details = self._error_is_recorded = True
 
     def record_unknown_actor(self, message: Any) -> None:
         """Record that this worker does not know the actor.  The error of an earlier attempt is kept
@@ -226,7 +226,7 @@ class ThisThread(threading.local):
     #: The run that it is processing.
     run: Run | None = None
     #: The id of the message that it has enqueued last, and the stamp of that transition.
-    enqueued: tuple[str, int] = ("", 0)
+    last_enqueued: tuple[str, int] = ("", 0)
 
     def __init__(self) -> None:
         #: The stamps of the messages that it is enqueueing, by id.  There may be several: other
@@ -260,8 +260,8 @@ class ThisThread(threading.local):
     def leave(self, run: Run | None) -> tuple[str, int]:
         """Leave ``run``, and return to the one that it is nested in, if any.  Return the id and the
         stamp of the message that was enqueued last."""
-        enqueued = self.enqueued
-        self.run, self.enqueued = None, ("", 0)
+        last_enqueued = self.last_enqueued
+        self.run, self.last_enqueued = None, ("", 0)
         if run is not None and run.outer is not None:
             self.run = run.outer
-        return enqueued
+        return last_enqueued

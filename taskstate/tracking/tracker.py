@@ -100,7 +100,7 @@ class Tracker:
         state: dict[str, Any],
         delay: int | None,
     ) -> None:
-        """Push enqueued, or delayed."""
+        """Push the transition to ``enqueued`` or ``delayed``."""
         timestamp = clock.now()
         this_thread = self._this_thread
         stamps = this_thread.enqueueing.pop(message.message_id, None)
@@ -112,7 +112,7 @@ class Tracker:
         details = None
         if attempt or delay is not None:
             details = read_details(message, is_delayed=delay is not None)
-        this_thread.enqueued = (message.message_id, stamp)
+        this_thread.last_enqueued = (message.message_id, stamp)
         run = this_thread.run
         if run is not None and run.message_id == message.message_id and stamp > run.stamp:
             run.requeued = True
@@ -146,7 +146,7 @@ class Tracker:
     def before_process_message(
         self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
-        """Push running."""
+        """Push the transition to ``running``."""
         if TENANT.function is not None:
             tenants.write_missing_tenant(message)
         timestamp = clock.now()
@@ -197,7 +197,8 @@ class Tracker:
     def before_ack(
         self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
-        """Push done or skipped; or failed, if the message raised and is not retried."""
+        """Push the transition to ``done`` or ``skipped``, or to ``failed`` if the message raised
+        and is not retried."""
         run: Run | None = get_run(message_proxy)
         enqueued_id, enqueued_stamp = self._leave(run)
         if run is not None:
@@ -207,7 +208,7 @@ class Tracker:
         if run is None or run.ended_at is None:
             return  # It did not run.  It is a delayed copy that became due, for example.
         # If an exception interrupted ``before_process_message``, the run may not be marked as
-        # requeued.  Then the last message that this thread has enqueued tells whether it was.
+        # requeued.  Then the last message that this thread has enqueued shows whether.
         is_retried = run.requeued or (enqueued_id == run.message_id and enqueued_stamp > run.stamp)
         if not run.raised:
             self._push_outcome(Status.DONE, message, state, run)
@@ -217,7 +218,7 @@ class Tracker:
     def before_nack(
         self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
     ) -> None:
-        """Push failed or skipped."""
+        """Push the transition to ``failed`` or ``skipped``."""
         run = get_or_create_run(message_proxy, message)
         self._leave(run)
         run.is_released = True
@@ -250,10 +251,10 @@ class Tracker:
 
     def _leave(self, run: Run | None) -> tuple[str, int]:
         """Leave ``run``; return the id and the stamp of the message that was enqueued last."""
-        enqueued = self._this_thread.leave(run)
+        last_enqueued = self._this_thread.leave(run)
         outer = self._this_thread.run
         set_current_run(None if outer is None else (outer, self._sink.push_deferred))
-        return enqueued
+        return last_enqueued
 
     def _record_lost_stamp(self, broker: dramatiq.Broker) -> None:
         self._loses_stamps = True

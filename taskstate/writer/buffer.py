@@ -1,7 +1,7 @@
 """What was pushed and is not committed yet: one pending task per message.
 
 Any thread may push; see ``transition_queue``.  Any thread may read the length, ``memory``,
-``dropped`` and ``oldest``.  Only the writer may call the other methods.
+``dropped`` and ``oldest_happened_at``.  Only the writer may call the other methods.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from taskstate.transitions.transition import Transition
 from taskstate.utils.sync import Latch
 from taskstate.writer.transition_queue import MAX_PENDING, MAX_PENDING_BYTES, TransitionQueue
 
-#: The most items per message that may wait to be coalesced, while the writer is blocked by a dead
-#: connection for example.  Beyond that the oldest are dropped.
-RAW_PER_MESSAGE = 4
+#: The queue holds at most this many times ``max_pending`` items that are not coalesced yet.  They
+#: gather while the writer is blocked, by a dead connection for example.  Beyond that the oldest are
+#: dropped.
+QUEUE_ITEMS_PER_PENDING = 4
 #: The queue may always take ``MAX_PENDING_BYTES`` divided by this.  A thread that pushes can't drop
 #: pending tasks, and should not drop the newest states only because the writer is busy for a
 #: moment.
@@ -52,8 +53,8 @@ class Buffer:
         self._dropped = 0
         #: The pending tasks, by the canonical ids of their messages.
         self._pending: dict[str, PendingTask] = {}
-        #: How much memory the pending tasks take, in bytes: the sum of their ``memory``, after each
-        #: method.
+        #: How much memory the pending tasks take, in bytes.  Between two calls it is the sum of
+        #: their ``memory``.
         self._pending_bytes = 0
         #: When the oldest pending task began.  Other threads read this.
         self._oldest_pending: float | None = None
@@ -70,7 +71,7 @@ class Buffer:
         oldest one."""
         left = self.max_bytes - self._pending_bytes
         self.queue.set_limits(
-            max_items=RAW_PER_MESSAGE * self.max_pending,
+            max_items=QUEUE_ITEMS_PER_PENDING * self.max_pending,
             max_bytes=max(left, self.max_bytes // _QUEUE_SHARE),
         )
         oldest = next(iter(self._pending.values()), None)
@@ -81,7 +82,7 @@ class Buffer:
         return len(self._pending) + len(self.queue)
 
     @property
-    def messages(self) -> int:
+    def pending_count(self) -> int:
         """How many pending tasks there are."""
         return len(self._pending)
 
@@ -102,15 +103,15 @@ class Buffer:
         return self._dropped + self.queue.dropped
 
     @property
-    def exceeded(self) -> str:
+    def exceeded_setting(self) -> str:
         """The setting that was exceeded when something was dropped last."""
-        return self.queue.exceeded
+        return self.queue.exceeded_setting
 
     @property
-    def oldest(self) -> float | None:
+    def oldest_happened_at(self) -> float | None:
         """When the oldest transition that waits happened, by the monotonic clock, in seconds.  None
         if nothing waits, or only deferred transitions."""
-        found = (self._oldest_pending, self.queue.oldest)
+        found = (self._oldest_pending, self.queue.oldest_happened_at)
         return min((moment for moment in found if moment is not None), default=None)
 
     def push_awaited(self, transition: Transition, latch: Latch) -> None:
@@ -187,7 +188,7 @@ class Buffer:
             if may_be_large(oldest):
                 oldest = _limit_size(oldest)
             # All of them are normalized before any is removed: an error loses none.
-            batch = [pending for pending in oldest if self._is_normalized(pending)]
+            batch = [pending for pending in oldest if self._normalize_latest(pending)]
             for message_id in list(itertools.islice(self._pending, len(oldest))):
                 self._pending_bytes -= self._pending.pop(message_id).memory
         if not self._pending:
@@ -195,9 +196,9 @@ class Buffer:
         self._update_queue_limits()
         return batch
 
-    def _is_normalized(self, pending: PendingTask) -> bool:
-        """Normalize the latest transition of a pending task.  If its message can't be tracked,
-        release its waiters and return False."""
+    def _normalize_latest(self, pending: PendingTask) -> bool:
+        """Normalize the latest transition of a pending task.  Return whether its message can be
+        tracked.  If not, release its waiters."""
         latest = self._normalize(pending.latest)
         if latest is None:
             pending.resolve()
@@ -228,11 +229,11 @@ class Buffer:
     def _drop_oldest(self) -> None:
         """Drop the oldest pending tasks that no thread waits for, until the limits are met."""
         if len(self._pending) > self.max_pending:
-            self.queue.exceeded = MAX_PENDING
+            self.queue.exceeded_setting = MAX_PENDING
             surplus = len(self._pending) - self.max_pending
             self._drop(list(itertools.islice(_droppable_ids(self._pending), surplus)))
         if self._pending_bytes > self.max_bytes:
-            self.queue.exceeded = MAX_PENDING_BYTES
+            self.queue.exceeded_setting = MAX_PENDING_BYTES
             self._drop(_oldest_ids_by_size(self._pending, self._pending_bytes - self.max_bytes))
         self._update_queue_limits()
 

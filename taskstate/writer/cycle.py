@@ -12,7 +12,6 @@ import random
 import time
 from typing import Callable
 
-from taskstate import conf
 from taskstate.conf import Config, Options
 from taskstate.stores import Change, Store, TimeLimitError
 from taskstate.stores.errors import Blocker, find_blocker, summarize
@@ -65,7 +64,7 @@ class FlushCycle:
         self.backoff = Backoff(randomness)
         self._bucket = TokenBucket()
         self._warnings = ActorWarnings(logger)
-        #: How often everything that was pending has been written.
+        #: How many times everything that was pending has been written or rejected.
         self.complete_flushes = 0
         #: Why waiting won't end the current failure; None if it may, or if nothing has failed.
         self.blocker: Blocker | None = None
@@ -87,14 +86,13 @@ class FlushCycle:
         Returns:
           float: Seconds until the next step is due, or None if nothing is pending.
         """
-        conf.check_database()
         options = self._options
         self.buffer.set_limits(options.max_pending, options.max_pending_bytes)
         self.backoff.longest = longest_backoff(options.flush_interval)
         self._coalesce()
         if self.requests:
             self._handle_flush_requests()
-        if not self.buffer.messages:
+        if not self.buffer.pending_count:
             return None
         now = self._clock()
         pause = self.backoff.delay(now)
@@ -106,7 +104,7 @@ class FlushCycle:
         return self._delay()
 
     def _delay(self) -> float | None:
-        if not self.buffer.messages:
+        if not self.buffer.pending_count:
             return None
         now = self._clock()
         return max(self.backoff.delay(now), self._bucket.delay(now, self._options.flush_interval))
@@ -142,7 +140,7 @@ class FlushCycle:
         """
         self._coalesce()
         size = self._options.max_batch_size
-        remaining = self.buffer.messages
+        remaining = self.buffer.pending_count
         while remaining >= (size if only_full_batches else 1):
             batch = self.buffer.pop_batch(size)
             if not batch:  # A receiver has flushed the rest.
@@ -215,6 +213,6 @@ class FlushCycle:
 
     def _oldest_pending(self) -> float:
         # The batch that is being written is read first: a batch that fails returns to the buffer.
-        moments = [self._oldest_in_flight, self.buffer.oldest]
+        moments = [self._oldest_in_flight, self.buffer.oldest_happened_at]
         oldest = min((moment for moment in moments if moment is not None), default=None)
         return 0.0 if oldest is None else max(0.0, self._clock() - oldest)

@@ -8,7 +8,7 @@ from taskstate.utils.sync import Latch
 
 
 class FlushRequest:
-    """A thread waits until everything that was pushed before is committed."""
+    """A thread waits until everything that was pushed before is committed or rejected."""
 
     def __init__(self) -> None:
         self.latch = Latch()

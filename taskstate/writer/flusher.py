@@ -17,8 +17,9 @@ from taskstate.writer.stats import StatsRecorder
 
 logger = logging.getLogger(__name__)
 
-#: The first rejected rows of a batch are logged one by one, and the others this many per record.
+#: How many rejected rows of a batch are logged one by one.
 REJECTIONS_EACH = 10
+#: The others are logged together: this many per record.
 REJECTIONS_SHARED = 50
 
 #: The most rows of a batch that may exceed the database's time limit.  One more is an outage.
@@ -110,7 +111,7 @@ class Flusher:
             if len(part) > 1:
                 parts[-1:] = _halves(part)
                 return
-            self._handle_bad_row(part[0], error, result)
+            self._handle_failed_row(part[0], error, result)
         else:
             # Recorded before it is removed: if that is interrupted, the part is written again.
             self._record_commit(part, written, started, result)
@@ -142,22 +143,33 @@ class Flusher:
             last_flush_seconds=seconds,
         )
 
-    def _handle_bad_row(
+    def _handle_failed_row(
         self, pending: PendingTask, error: BadDataError | TimeLimitError, result: FlushResult
     ) -> None:
-        """Handle a single row that failed: write it without its free texts, or reject it.  If it
-        takes too long, it is tried again later."""
-        try:
-            if isinstance(error, TimeLimitError):
-                raise error
-            self._write_without_texts(pending, error, result)
-        except BadDataError:
-            self._reject(pending, error, result)
-        except TimeLimitError as too_slow:
-            if len(result.slow) == MAX_SLOW_ROWS:
-                raise too_slow.__cause__ or too_slow  # noqa: B904 - it is the cause
-            pending.maybe_committed = True
-            result.slow.append((pending, too_slow))
+        """Handle a single row that failed.  If it is bad data, write it without its free texts, or
+        reject it.  If it takes too long, keep it, to try it again later."""
+        if isinstance(error, BadDataError):
+            try:
+                self._write_without_texts(pending, error, result)
+            except BadDataError:
+                self._reject(pending, error, result)
+            except TimeLimitError as too_slow:
+                self._keep_slow_row(pending, too_slow, result)
+        if isinstance(error, TimeLimitError):
+            self._keep_slow_row(pending, error, result)
+
+    def _keep_slow_row(
+        self, pending: PendingTask, error: TimeLimitError, result: FlushResult
+    ) -> None:
+        """Keep a row that takes too long, to try it again later.
+
+        Raises:
+          Exception: If there are too many of them.  That is an outage.
+        """
+        if len(result.slow) == MAX_SLOW_ROWS:
+            raise error.__cause__ or error
+        pending.maybe_committed = True
+        result.slow.append((pending, error))
 
     def _write_without_texts(
         self, pending: PendingTask, rejection: BadDataError, result: FlushResult
@@ -203,12 +215,7 @@ class Flusher:
             rejection,
         )
 
-    def _reject(
-        self,
-        pending: PendingTask,
-        error: BadDataError | TimeLimitError,
-        result: FlushResult,
-    ) -> None:
+    def _reject(self, pending: PendingTask, error: BadDataError, result: FlushResult) -> None:
         """Give up a row.  It is logged here, or later together with others."""
         pending.resolve()
         self.in_flight -= 1
@@ -216,8 +223,6 @@ class Flusher:
         self._stats.add(rejected=1, last_error=summarize(error))
         if len(result.rejected) <= REJECTIONS_EACH:
             _log_rejection(pending.latest, error)
-
-    # The store.
 
     def is_in_transaction(self) -> bool:
         """Return whether a receiver that calls this has begun a transaction."""
@@ -251,7 +256,7 @@ def _halves(part: Sequence[PendingTask]) -> list[Sequence[PendingTask]]:
     return [part[middle:], part[:middle]]
 
 
-def _log_rejection(transition: Transition, error: BadDataError | TimeLimitError) -> None:
+def _log_rejection(transition: Transition, error: BadDataError) -> None:
     logger.error(
         "The state of task %s (%s, actor %s) is not written, because the database rejects it as "
         "bad data: %s",

@@ -20,8 +20,9 @@ from taskstate.writer.stats import Stats
 
 logger = logging.getLogger(__name__)
 
-#: A fork waits for a running flush, but not for one that has lasted for so many seconds: it hangs.
-#: On a busy machine, the first flush of a process may take some seconds.
+#: A flush that has lasted for this many seconds does not delay a fork; see
+#: ``BackgroundThread.before_fork``.  On a busy machine, the first flush of a process may take some
+#: seconds.
 LONGEST_FLUSH_SECONDS = 10.0
 
 
@@ -29,17 +30,18 @@ class AnyWriter(Protocol):
     """The methods of a writer that this module calls."""
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything that was pushed before is committed.  Return whether it was in
-        time."""
+        """Wait until everything that was pushed before is committed, or was rejected as bad data.
+        Return whether it was in time."""
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Flush, and end the thread.  Return whether everything was written in time."""
+        """Flush, and end the thread.  Return whether everything was committed or rejected in
+        time."""
 
     def stats(self) -> Stats:
         """Return what the writer has done so far."""
 
     def before_fork(self, longest_step: float) -> bool:
-        """Prepare for a fork.  Return False if a flush hangs."""
+        """Prepare for a fork; see ``BackgroundThread.before_fork``."""
 
     def after_fork_in_parent(self) -> None:
         """Continue after a fork."""
@@ -64,7 +66,8 @@ _state = _State()
 
 
 def flush(timeout: float | None = None) -> bool:
-    """Wait until everything that this process tracked before the call is committed.
+    """Wait until everything that this process tracked before the call is committed, or was rejected
+    as bad data (see ``stats().rejected``).
 
     It may be called in any thread, in a receiver of ``task_changed``, and after a fork.
 
@@ -74,7 +77,7 @@ def flush(timeout: float | None = None) -> bool:
         database, it returns after one try.
 
     Returns:
-      bool: False if not everything was committed in time.  The rest stays pending.
+      bool: False if not everything was committed or rejected in time.  The rest stays pending.
     """
     deadline = Deadline(timeout)
     flushed = True

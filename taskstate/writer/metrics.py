@@ -47,14 +47,15 @@ class Metrics:
         self._unchanged = rows.labels("unchanged")
         self._rejected = rows.labels("rejected")
         self._failed_flushes = client.Counter(
-            "taskstate_failed_flushes_total", "Flushes that failed, and are tried again."
+            "taskstate_failed_flushes_total",
+            "Flushes that failed, and rows that exceeded the database's time limit.",
         )
         self._dropped = client.Counter(
             "taskstate_dropped_total", "States that were dropped because too many messages waited."
         )
         self._flush_seconds = client.Histogram(
             "taskstate_flush_seconds",
-            "How long committed flushes took.",
+            "How long each commit took.",
             buckets=FLUSH_BUCKETS,
         )
         self._pending = _make_pending(client)

@@ -69,7 +69,7 @@ class OutageLog:
         if self._is_dropping or buffer.dropped == self._dropped_before:
             return
         self._is_dropping = True
-        if buffer.exceeded == MAX_PENDING_BYTES:
+        if buffer.exceeded_setting == MAX_PENDING_BYTES:
             limit = f"{buffer.max_bytes:,} bytes of memory"
             what = f"The messages that wait to be written take more than {limit}"
         else:
@@ -79,5 +79,5 @@ class OutageLog:
             "TASKSTATE['%s']. This is logged once; when the buffer has drained, the number of "
             "dropped states is logged.",
             what,
-            buffer.exceeded,
+            buffer.exceeded_setting,
         )

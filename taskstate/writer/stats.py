@@ -14,7 +14,7 @@ class Stats:
     pending: int = 0
     #: Transitions that were taken from the queue.
     transitions: int = 0
-    #: Batches that were committed.
+    #: Commits.
     flushes: int = 0
     #: Rows that were inserted or changed.  On MariaDB, all rows that were sent if ``task_changed``
     #: has no receivers.
@@ -31,7 +31,7 @@ class Stats:
     failed_flushes: int = 0
     #: The last failure as text, or None.
     last_error: str | None = None
-    #: How long the last flush took, in seconds, or None.
+    #: How long the last commit took, in seconds, or None.
     last_flush_seconds: float | None = None
     #: How long ago the oldest transition that waits happened, in seconds; 0 if none waits.
     oldest_pending_seconds: float = 0.0

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Callable, Iterator
 
+from taskstate import conf
 from taskstate.utils.sync import Deadline, Latch, WakeEvent, WriterThread
 from taskstate.writer.cycle import FlushCycle
 
@@ -17,8 +18,8 @@ THREAD_NAME = "taskstate-writer"
 
 #: A thread that has not begun to run after this many seconds is started again.
 START_SECONDS = 1.0
-#: While flushes are limited in rate, a push does not wake the thread.  The thread checks this
-#: often, in seconds, whether a batch is full.
+#: While flushes are limited in rate, a push does not wake the thread: it checks at this interval,
+#: in seconds, whether a batch is full.
 NAP_SECONDS = 0.05
 #: After this many idle seconds, connections are closed according to CONN_MAX_AGE.  The next push
 #: wakes the thread.
@@ -67,7 +68,7 @@ class BackgroundThread:
     # For any thread.
 
     @property
-    def is_writing(self) -> bool:
+    def may_be_writing(self) -> bool:
         """Whether the thread may be writing a batch."""
         return not self.is_idle and self._writer_lock.locked()
 
@@ -114,8 +115,8 @@ class BackgroundThread:
         loads certificates, for example.
 
         Parameters:
-          longest_step(float): A step that has lasted for so many seconds hangs: it must not delay
-            the fork.
+          longest_step(float): A step that has lasted for this many seconds hangs: it must not
+            delay the fork.
 
         Returns:
           bool: False if the process forks in the middle of a step.
@@ -145,7 +146,8 @@ class BackgroundThread:
         try:
             self._start_requested_at = self._clock()
             _thread.start_new_thread(self._start, ())
-        except BaseException as error:  # From Dramatiq, say: a later push starts the thread.
+        except BaseException as error:
+            # Dramatiq may raise an exception here; a later push then starts the thread.
             self._start_requested_at = -math.inf
             if not isinstance(error, RuntimeError):
                 raise
@@ -179,7 +181,7 @@ class BackgroundThread:
             self.is_idle = False
             # Last, so that a caller always sees either a thread that starts or one that runs.
             self._start_requested_at = -math.inf
-            while not self._may_end():
+            while not self._should_end():
                 with self._no_fork():
                     pause = self._step_safely()
                 if not self._sleep(pause):
@@ -211,7 +213,7 @@ class BackgroundThread:
     def _is_ending(self) -> bool:
         return self._thread_to_end is not None and self._thread_to_end is self._thread
 
-    def _may_end(self) -> bool:
+    def _should_end(self) -> bool:
         return self._is_ending() and not self._cycle.has_work
 
     def _sleep(self, seconds: float | None) -> bool:
@@ -229,6 +231,7 @@ class BackgroundThread:
 
     def _step_safely(self) -> float | None:
         try:
+            conf.check_database()
             return self._cycle.step(is_ending=self._is_ending())
         except Exception as error:  # noqa: BLE001 - no error ends the thread
             self._cycle.handle_failure(error)

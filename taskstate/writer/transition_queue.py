@@ -42,7 +42,7 @@ class TransitionQueue:
         #: them in time.  It must never wait.
         self.wake_writer: Callable[[], None] = _do_nothing
         #: The setting that was exceeded when something was dropped last.
-        self.exceeded = ""
+        self.exceeded_setting = ""
         #: How many items were dropped.  Threads add to it without a lock, so it may be a few short.
         self.dropped = 0
         #: The transitions that threads wait for, each with the latch that releases the thread.
@@ -79,7 +79,7 @@ class TransitionQueue:
         return size
 
     @property
-    def oldest(self) -> float | None:
+    def oldest_happened_at(self) -> float | None:
         """When the oldest transition happened, by the monotonic clock, in seconds.  None if no
         transitions wait, or only deferred ones."""
         found = [self._oldest_item()]
@@ -152,7 +152,7 @@ class TransitionQueue:
                 oldest = self._items.popleft()
             except IndexError:  # The writer has removed them all.
                 return
-            self.exceeded = MAX_PENDING if is_too_many else MAX_PENDING_BYTES
+            self.exceeded_setting = MAX_PENDING if is_too_many else MAX_PENDING_BYTES
             self.dropped += 1
             self._discard_units(_units_of(oldest))
             _notify_dropped(oldest)

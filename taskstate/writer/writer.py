@@ -70,8 +70,7 @@ class Writer:
         self.thread = BackgroundThread(
             self._cycle, register=lambda: self._register(self), clock=self._clock
         )
-        # How often everything had been written when a thread last waited for the whole shutdown
-        # timeout without success.
+        # The value of ``complete_flushes`` when a thread last used up the whole shutdown timeout.
         self._complete_flushes_at_timeout: int | None = None
 
     # For any thread.
@@ -89,7 +88,8 @@ class Writer:
             self.thread.wake()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything pushed before this call is committed.
+        """Wait until everything pushed before this call is committed, or was rejected as bad data
+        (see ``Stats.rejected``).
 
         In the writer's thread, that is in a receiver of ``task_changed``, this call writes it
         itself, and tries once.  If the receiver has begun a transaction, nothing is written, since
@@ -99,14 +99,14 @@ class Writer:
           timeout(float): How many seconds to wait; None waits as long as it takes.
 
         Returns:
-          bool: False if not everything was committed in time.  The rest stays pending.  If waiting
-            can't help, because the table is missing or a test forbids access to the database, it
-            returns after one try.
+          bool: False if not everything was committed or rejected in time.  The rest stays pending.
+            If waiting can't help, because the table is missing or a test forbids access to the
+            database, it returns after one try.
         """
         if self.thread.is_current():
             return not self._cycle.flusher.is_in_transaction() and self._cycle.flush()
         # The buffer first: what has left it is committed when no batch is being written.
-        if not self._buffer and not self.thread.is_writing:
+        if not self._buffer and not self.thread.may_be_writing:
             return True
         request = self._cycle.requests.add()
         if self.thread.wait(request.latch, Deadline(timeout).left):
@@ -149,8 +149,8 @@ class Writer:
             worker wait first, then the worker stops its writer, and then the process does.
 
         Returns:
-          bool: Whether everything was written.  If not, the thread continues to try until the
-            process ends.
+          bool: Whether everything was committed, or was rejected as bad data.  If not, the thread
+            continues to try until the process ends.
         """
         if timeout is None:
             timeout = 0 if self._shutdown_timed_out else self._options.shutdown_timeout
@@ -164,7 +164,7 @@ class Writer:
     @property
     def _shutdown_timed_out(self) -> bool:
         """Whether a thread has waited for the whole shutdown timeout without success, and not
-        everything was written since."""
+        everything was written or rejected since."""
         return self._complete_flushes_at_timeout == self._cycle.complete_flushes
 
     def _log_shutdown_timeout(self, seconds: float) -> None:
@@ -197,8 +197,7 @@ class Writer:
     # Forks.
 
     def before_fork(self, longest_step: float) -> bool:
-        """Stop the thread between two steps while the process forks.  Return whether that was
-        possible, without waiting for a step that has lasted for so many seconds."""
+        """Prepare for a fork; see ``BackgroundThread.before_fork``."""
         return self.thread.before_fork(longest_step)
 
     def after_fork_in_parent(self) -> None:

@@ -241,7 +241,7 @@ def test_a_connection_that_the_server_has_closed_is_no_outage(server_database, m
 def test_a_closed_connection_may_be_the_answer_to_too_large_a_batch(
     database, make_store, monkeypatch
 ):
-    """The server is asked for its limit then, and the writer halves what may be more than that."""
+    """The server is asked for its limit then, and the flusher halves what may be more than that."""
     monkeypatch.setattr(base, "_max_allowed_packet", lambda connection: 20_000.0)
     store = make_store()
     batch = [make_pending(make_transition(message_id=make_id(n))) for n in (1, 2)]

@@ -537,7 +537,7 @@ def test_an_error_before_the_batch_is_an_outage(store, database, monkeypatch):
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
 def test_a_batch_that_the_server_may_not_take_is_not_sent(store, database):
-    """The writer halves it, until it fits or a row is alone: that one the server judges.  The
+    """The flusher halves it, until it fits or a row is alone: that one the server judges.  The
     connection stays."""
     store._packet_bytes = 20_000.0
     batch = [make_pending(make_transition(message_id=make_id(n))) for n in (1, 2)]
@@ -682,7 +682,7 @@ SLOW = {
 
 
 def test_a_statement_over_the_servers_time_limit(server_store, server_database):
-    """It is called so, for the writer to halve the batch; nothing is committed, and the connection
+    """It is called so, for the flusher to halve the batch; nothing is committed, and the connection
     is as good as before."""
     connection = connections[server_database]
     limit, no_limit = TIME_LIMIT[connection.vendor]

@@ -26,7 +26,7 @@ from taskstate.transitions.status import Status
 from taskstate.transitions.transition import Transition
 from taskstate.utils import clock
 from taskstate.utils.warn_once import ActorWarnings
-from taskstate.writer.buffer import RAW_PER_MESSAGE, Buffer
+from taskstate.writer.buffer import QUEUE_ITEMS_PER_PENDING, Buffer
 from tests.support.factories import START, make_transition
 from tests.support.harness import POSITIONS, Workers, make_broker, task_of
 from tests.support.hooks import call, make_message
@@ -226,10 +226,10 @@ def test_ten_thousand_progress_reports_take_one_place_in_the_buffer(state, broke
             taskstate.set_progress(number, 10_000)
         assert len(buffer) == 2  # That it runs, and the report.
         buffer.coalesce()
-        assert buffer.messages == len(buffer) == 1
+        assert buffer.pending_count == len(buffer) == 1
         taskstate.set_progress(50)
         buffer.coalesce()
-        assert buffer.messages == len(buffer) == 1
+        assert buffer.pending_count == len(buffer) == 1
     state._writer.thread._step_safely()
     assert (task_of(message).progress, task_of(message).status) == (50, "done")
 
@@ -241,7 +241,7 @@ def test_progress_is_reported_again_after_a_report_was_dropped(state, broker):
     run.progress = Progress(1.0, "", clock.now())
     run.is_reporting = True
     buffer.push_deferred(run)
-    for _ in range(RAW_PER_MESSAGE):
+    for _ in range(QUEUE_ITEMS_PER_PENDING):
         buffer.push(make_transition())
     assert buffer.dropped == 1
     assert not run.is_reporting

@@ -13,7 +13,7 @@ from taskstate.transitions.status import Status
 from taskstate.transitions.transition import RawFields
 from taskstate.utils.sync import Latch
 from taskstate.writer import buffer as buffer_module
-from taskstate.writer.buffer import RAW_PER_MESSAGE, Buffer
+from taskstate.writer.buffer import QUEUE_ITEMS_PER_PENDING, Buffer
 from tests.support.buffers import (
     MANY,
     MIB,
@@ -55,7 +55,7 @@ def test_coalesce_returns_the_number_of_transitions():
     assert buffer.queue
     assert buffer.coalesce() == 3
     assert not buffer.queue
-    assert len(buffer) == buffer.messages == 1
+    assert len(buffer) == buffer.pending_count == 1
 
 
 def test_pop_batch_returns_the_oldest_first():
@@ -335,25 +335,25 @@ def test_the_oldest_waiting_transition_is_known():
     """Pending tasks, awaited transitions and those that are not coalesced yet count.  A newer
     transition of the same message changes nothing, and a deferred one has no time yet."""
     buffer = Buffer(10, normalize=as_it_is)
-    assert buffer.oldest is None
+    assert buffer.oldest_happened_at is None
     buffer.push_awaited(make_transition(message_id=make_id(1), happened_at=7.0), Latch())
-    assert buffer.oldest == 7.0
+    assert buffer.oldest_happened_at == 7.0
     deferred = Deferred()
     buffer.push_deferred(deferred)
     buffer.push(make_transition(message_id=make_id(2), happened_at=5.0))
-    assert buffer.oldest == 5.0
+    assert buffer.oldest_happened_at == 5.0
     buffer.queue._items.popleft()
     buffer.coalesce()
     buffer.push(make_transition(Status.RUNNING, message_id=make_id(2), happened_at=9.0))
     buffer.coalesce()
-    assert buffer.oldest == 5.0
+    assert buffer.oldest_happened_at == 5.0
 
     batch = buffer.pop_batch(1)
-    assert buffer.oldest == 7.0
+    assert buffer.oldest_happened_at == 7.0
     buffer.requeue(batch)
-    assert buffer.oldest == 5.0
+    assert buffer.oldest_happened_at == 5.0
     buffer.pop_batch(MANY)
-    assert buffer.oldest is None
+    assert buffer.oldest_happened_at is None
 
 
 # The limit in bytes.
@@ -362,14 +362,14 @@ def test_the_oldest_waiting_transition_is_known():
 def test_the_oldest_pending_tasks_beyond_max_bytes_are_dropped():
     """No more than necessary are dropped."""
     buffer = pushed(*map(make_large, range(10)), max_bytes=MIB)
-    assert (buffer.dropped, buffer.messages) == (0, 10)
+    assert (buffer.dropped, buffer.pending_count) == (0, 10)
     for number in range(10, 40):
         buffer.push(make_large(number))
         buffer.coalesce()
 
-    left = buffer.messages
+    left = buffer.pending_count
     assert buffer.dropped == 40 - left
-    assert buffer.exceeded == "MAX_PENDING_BYTES"
+    assert buffer.exceeded_setting == "MAX_PENDING_BYTES"
     assert MIB - 65_000 < buffer.memory <= MIB
     assert ids(buffer.pop_batch(MANY)) == [make_id(number) for number in range(40 - left, 40)]
     assert buffer.memory == 0
@@ -474,14 +474,14 @@ def test_exactly_the_limits_are_allowed():
     size = pushed(first, second).memory
 
     by_size = pushed(first, second, max_bytes=size)
-    assert (by_size.dropped, by_size.messages, by_size.exceeded) == (0, 2, "")
+    assert (by_size.dropped, by_size.pending_count, by_size.exceeded_setting) == (0, 2, "")
     by_number = pushed(first, second, max_pending=2)
-    assert (by_number.dropped, by_number.messages, by_number.exceeded) == (0, 2, "")
+    assert (by_number.dropped, by_number.pending_count, by_number.exceeded_setting) == (0, 2, "")
 
     for buffer, setting in [(by_size, "MAX_PENDING_BYTES"), (by_number, "MAX_PENDING")]:
         buffer.push(third)
         buffer.coalesce()
-        assert (buffer.dropped, buffer.messages, buffer.exceeded) == (1, 2, setting)
+        assert (buffer.dropped, buffer.pending_count, buffer.exceeded_setting) == (1, 2, setting)
 
 
 @pytest.mark.parametrize(
@@ -568,7 +568,7 @@ def test_as_many_messages_are_dropped_as_the_limit_demands():
         buffer = pushed(*transitions)
         buffer.set_limits(100, limit)
         buffer.coalesce()
-        assert buffer.messages == messages
+        assert buffer.pending_count == messages
 
 
 def test_half_of_the_bytes_exactly_is_half_empty():
@@ -609,8 +609,8 @@ def test_whoever_waits_for_a_newer_transition_that_can_not_be_normalized_goes_on
 def test_the_limit_that_was_exceeded_is_named():
     """As many items as are allowed may still be too many bytes."""
     buffer = Buffer(1, normalize=as_it_is, max_bytes=200_000)
-    for number in range(RAW_PER_MESSAGE):
+    for number in range(QUEUE_ITEMS_PER_PENDING):
         buffer.push(make_large(number))
 
     assert buffer.dropped == 1
-    assert buffer.exceeded == "MAX_PENDING_BYTES"
+    assert buffer.exceeded_setting == "MAX_PENDING_BYTES"

@@ -9,7 +9,7 @@ import pytest
 
 from taskstate.transitions import pending as pending_module
 from taskstate.writer import transition_queue as queue_module
-from taskstate.writer.buffer import RAW_PER_MESSAGE, Buffer
+from taskstate.writer.buffer import QUEUE_ITEMS_PER_PENDING, Buffer
 from taskstate.writer.transition_queue import TRANSITION_BYTES
 from tests.support.buffers import MANY, MIB, Deferred, as_it_is, ids, make_large, pushed
 from tests.support.factories import make_id, make_transition
@@ -19,7 +19,7 @@ from tests.support.limits import LIMIT_SECONDS
 def test_the_queue_is_limited_while_the_writer_is_stuck():
     """A writer that waits for a dead connection can't use up the worker's memory."""
     buffer = Buffer(2, normalize=as_it_is)
-    limit = 2 * RAW_PER_MESSAGE
+    limit = 2 * QUEUE_ITEMS_PER_PENDING
     for number in range(limit + 3):
         buffer.push(make_transition(message_id=make_id(number)))
 
@@ -46,7 +46,7 @@ def test_the_queue_is_limited_in_bytes_while_the_writer_is_stuck():
     left = len(buffer)
     assert left == MIB // 65_000
     assert buffer.dropped == small + 40 - left
-    assert buffer.exceeded == "MAX_PENDING_BYTES"
+    assert buffer.exceeded_setting == "MAX_PENDING_BYTES"
     for number in range(small):
         buffer.push(make_transition(message_id=make_id(number)))
         assert buffer.memory <= MIB
@@ -348,7 +348,7 @@ def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
 def test_deferred_transitions_are_bounded_too():
     """Each one that is dropped is told so; those that wait are told after a fork."""
     buffer = Buffer(2, normalize=as_it_is)
-    limit = 2 * RAW_PER_MESSAGE
+    limit = 2 * QUEUE_ITEMS_PER_PENDING
     reports = [Deferred() for _ in range(limit + 3)]
     for report in reports:
         buffer.push_deferred(report)
