@@ -171,9 +171,8 @@ def _import_terminal() -> ModuleType:
         from taskstate.management import terminal
     except ImportError as error:
         raise CommandError(
-            f"The table in a terminal needs the package rich ({error}). Install it with: "
-            "pip install 'dramatiq-taskstate[terminal]'. Without it, pipe the output into another "
-            "command to get plain lines."
+            f"The table in a terminal needs the package rich ({error}). Install it with: pip "
+            "install rich. Without it, pipe the output into another command to get plain lines."
         ) from error
     return terminal
 
