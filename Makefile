@@ -1,7 +1,7 @@
 # `make demo` shows the main job, `make bench` measures it, `make test` passes the tests, `make faults`
-# breaks servers and workers under it, `make screenshots` takes the pictures. All need Python
-# and make alone (the pictures, and the tests of what they show, also chromium and chromedriver): they
-# install what they use into .venv, from the package index that pip is set up for.
+# breaks servers and workers under it, `make screenshots` takes the pictures. `make demo` needs Python
+# and make; CONTRIBUTING.md says what the others need. All install the packages that they use into
+# .venv, from the package index that pip is set up for.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -1,4 +1,6 @@
-"""``make screenshots``: takes the screenshots of the README in a real browser.
+"""``make screenshots``: takes the screenshots of the README and the guides in a real browser.
+
+Those of the tutorial come from ``.ci/quickstart --pictures``.
 
 It serves the demo's website with a task in every status and stops the clock, so that a screenshot
 changes only when the page changes, or the browser or its fonts.  The files go to docs/screenshots,

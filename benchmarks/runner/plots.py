@@ -13,7 +13,7 @@ import textwrap
 from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.runner import figures, rounds
 
-#: Okabe and Ito's colors, which colour-blind people can distinguish, and markers for print.
+#: Okabe and Ito's colors, which color-blind people can distinguish, and markers for print.
 COLORS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKERS = "osD^vPX"
 
@@ -85,7 +85,7 @@ class Bars:
                 [x for x, _ in found],
                 [spread.median for spread in spreads],
                 yerr=_errors(spreads),
-                color=_colour(names, name),
+                color=_color(names, name),
                 width=0.9 * width,
                 label=name,
                 capsize=3,
@@ -194,7 +194,7 @@ class Lines:
             [spread.median for spread in spreads],
             yerr=_errors(spreads),
             label=name,
-            color=_colour(names, name),
+            color=_color(names, name),
             marker=MARKERS[names.index(name) % len(MARKERS)],
             capsize=4,
         )
@@ -212,7 +212,7 @@ def _errors(spreads):
     return [below, above]
 
 
-def _colour(names, name):
+def _color(names, name):
     """Return the color of a contender, which is the same in all plots."""
     known = list(CONTENDERS) if name in CONTENDERS else names
     return COLORS[known.index(name) % len(COLORS)]

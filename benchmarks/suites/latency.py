@@ -101,7 +101,7 @@ def run(session, name, arguments):
         poller.wait()
     found = {}
     for state in STATES:
-        for kind, times in (("row", seen), ("signal", done["signalled_at"])):
+        for kind, times in (("row", seen), ("signal", done["signaled_at"])):
             delays = [
                 1000 * (times[sample][state] - moments[state])
                 for sample, moments in done["happened_at"].items()

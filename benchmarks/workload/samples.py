@@ -16,7 +16,7 @@ STATES = ("enqueued", "running", "done")
 #: The time of each transition, by sample and status.
 happened_at = collections.defaultdict(dict)
 #: The time when ``task_changed`` was sent for it, by sample and status.
-signalled_at = collections.defaultdict(dict)
+signaled_at = collections.defaultdict(dict)
 
 
 def make_for_state(number, *, is_sample):
@@ -38,12 +38,12 @@ def record(for_state, status):
 def on_task_changed(sender, task, **kwargs):
     """Record that ``task_changed`` was sent for a sample."""
     if task.model_name == MODEL_NAME:
-        mark_reached(signalled_at[task.description], task.status)
+        mark_reached(signaled_at[task.description], task.status)
 
 
 def times():
     """Return all recorded times: seconds since 1970, by sample and status."""
-    return {"happened_at": happened_at, "signalled_at": signalled_at}
+    return {"happened_at": happened_at, "signaled_at": signaled_at}
 
 
 def mark_reached(reached, status):

@@ -60,7 +60,7 @@ def test_what_is_set_before_a_message_is_enqueued_is_lost(delay, sqlite):
 
 
 @pytest.mark.parametrize("times", [0, 1], ids=["ack", "nack"])
-def test_hooks_of_acknowledging_are_called_afterwards_only(times, sqlite):
+def test_hooks_of_acknowledging_are_called_afterward_only(times, sqlite):
     """Whichever of the two it is."""
     recorder = Recorder()
     broker = make_broker(recorder, broker_class=AfterOnlyBroker)

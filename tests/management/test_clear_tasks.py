@@ -140,7 +140,7 @@ def test_if_pending_can_not_be_flushed_nothing_is_deleted(sqlite, monkeypatch):
 @pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
 def test_what_another_process_still_holds_does_not_come_back(clock, database, store):
     """Its transitions are older than the clear by their age, whatever its clock says; a task
-    that goes on afterwards appears again with its next transition."""
+    that goes on afterward appears again with its next transition."""
     burst = [make_id(n) for n in range(BURST)]
     ids = [make_id(n) for n in range(100, 103)]
     with SecondProcess(database, clock, store) as second:

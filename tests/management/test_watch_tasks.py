@@ -256,7 +256,7 @@ def test_it_ends_in_the_middle_of_a_look(sqlite):
     assert out.getvalue().endswith(LEAVE)
 
 
-def test_colours_only_where_they_are_wanted(sqlite, monkeypatch):
+def test_colors_only_where_they_are_wanted(sqlite, monkeypatch):
     """None in a pipe, and none in a terminal that obeys nothing."""
     write(1, Status.FAILED)
     assert "\x1b" not in "".join(once())

@@ -75,7 +75,7 @@ def pending_task(number):
 @pytest.mark.parametrize("make_store", STORES)
 @pytest.mark.parametrize("is_open", [False, True], ids=["new connection", "old connection"])
 def test_a_write_that_is_interrupted_anywhere(make_store, is_open, anywhere, blocker):
-    """What is written afterwards is committed, and other threads can write as well."""
+    """What is written afterward is committed, and other threads can write as well."""
     interrupted = []
 
     def write():

@@ -28,8 +28,8 @@ BROKERS = (CARRIED, EARLY, EARLY_NATIVE)
 KINDS = ("direct", "delayed", "target")
 
 #: What happens to one of its runs beside an outcome: nothing; a second worker gets it while the
-#: first one still runs; no outcome, and a second worker gets it afterwards; an outcome and no ack,
-#: and a second worker gets it afterwards.
+#: first one still runs; no outcome, and a second worker gets it afterward; an outcome and no ack,
+#: and a second worker gets it afterward.
 FAULTS = ("none", "redelivered while it runs", "killed while it runs", "killed before the ack")
 
 #: What follows the first life: nothing, or a second one so many seconds after its end.

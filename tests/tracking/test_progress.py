@@ -846,7 +846,7 @@ def test_metadata_is_stored_as_given_and_filterable(database):
 
 
 def test_metadata_is_taken_at_the_push(state, broker, sqlite):
-    """What the caller does with it afterwards changes nothing."""
+    """What the caller does with it afterward changes nothing."""
     metadata = {"a": [1]}
     message = make_message({"metadata": metadata})
     state.after_enqueue(broker, message, None)
