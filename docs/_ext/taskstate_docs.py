@@ -1,15 +1,18 @@
 """Directives of this documentation: tables that are made from the code, so that they match the
 code."""
 
+import re
+
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
+from sphinx.pycode import ModuleAnalyzer
 
 from taskstate import conf
 
 
 class SettingsTable(Directive):
-    """The table of all settings: their keys, defaults and valid values.
+    """The table of all settings: their keys, what they do, their defaults and valid values.
 
     Each key links to its section of the page, whose heading is the key in words: "Flush interval"
     for ``FLUSH_INTERVAL``.
@@ -17,13 +20,31 @@ class SettingsTable(Directive):
 
     def run(self):
         """Return the table, as nodes of the page."""
-        rows = ["| key | default | values |", "| --- | --- | --- |"]
+        rows = ["| key | what it does | default | values |", "| --- | --- | --- | --- |"]
+        purposes = find_purposes()
         for key, default in conf.DEFAULTS.items():
             anchor = key.lower().replace("_", "-")
-            rows.append(f"| [`{key}`](#{anchor}) | `{show(default)}` | {describe_values(key)} |")
+            cells = (purposes[key], describe_default(key, default), describe_values(key))
+            rows.append(f"| [`{key}`](#{anchor}) | {' | '.join(cells)} |")
         container = nodes.container()
         self.state.nested_parse(StringList(rows, source="conf"), 0, container)
         return container.children
+
+
+def find_purposes():
+    """Return what each setting does, by its key: the first clause of the comment on its field."""
+    comments = ModuleAnalyzer.for_module("taskstate.conf").find_attr_docs()
+    purposes = {}
+    for (owner, name), lines in comments.items():
+        if owner == "Config":
+            purposes[name.upper()] = re.split(r"[.:](?: |$)", " ".join(lines))[0]
+    return purposes
+
+
+def describe_default(key, default):
+    """Return the default of a setting, with its exception."""
+    text = f"`{show(default)}`"
+    return f"{text} (in-memory SQLite: `True`)" if key == "SYNCHRONOUS" else text
 
 
 def show(default):
