@@ -330,7 +330,7 @@ def test_a_smoke_run_comes_to_tables_json_and_plots(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=LIMIT_SECONDS * 2,
+        timeout=LIMIT_SECONDS * 8,
         check=False,
     )
 
