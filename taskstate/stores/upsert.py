@@ -87,7 +87,7 @@ class UpsertStore(DatabaseStore):
             # The statement has seen the same watermark.
             fence = fence._replace(seen_at=asked_at)
         else:
-            # All rows were up to date, or there was a clear.
+            # All rows were up to date, or there was a clear, or the driver does not count rows.
             fence = read_fence(connection, self._clock, fence)
         self._fences[connection.alias] = fence
         return fence

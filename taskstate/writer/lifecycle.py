@@ -20,10 +20,10 @@ from taskstate.writer.stats import Stats
 
 logger = logging.getLogger(__name__)
 
-#: A flush that has lasted for this many seconds does not delay a fork; see
+#: How long a fork waits for what a writer is writing, in seconds; see
 #: ``BackgroundThread.before_fork``.  On a busy machine, the first flush of a process may take some
 #: seconds.
-LONGEST_FLUSH_SECONDS = 10.0
+FORK_WAIT_SECONDS = 10.0
 
 
 class AnyWriter(Protocol):
@@ -40,7 +40,7 @@ class AnyWriter(Protocol):
     def stats(self) -> Stats:
         """Return what the writer has done so far."""
 
-    def before_fork(self, longest_step: float) -> bool:
+    def before_fork(self, seconds: float) -> bool:
         """Prepare for a fork; see ``BackgroundThread.before_fork``."""
 
     def after_fork_in_parent(self) -> None:
@@ -115,13 +115,13 @@ def register(writer: AnyWriter) -> None:
 
 def _before_fork() -> None:
     for writer in list(_state.writers):
-        if not writer.before_fork(LONGEST_FLUSH_SECONDS):
+        if not writer.before_fork(FORK_WAIT_SECONDS):
             logger.warning(
-                "This process forks while task states are being written, for more than %.0f "
-                "seconds already. The child may hang when it uses the same database, since it "
-                "inherits the locks of the database driver. Check that the database answers, or "
-                "fork before messages are sent.",
-                LONGEST_FLUSH_SECONDS,
+                "This process forks while its task states are being written, since that takes "
+                "longer than %.0f seconds. The child may hang when it uses the same database, "
+                "because it inherits the locks of the database driver. Check that the database "
+                "answers, or fork before messages are sent.",
+                FORK_WAIT_SECONDS,
             )
 
 

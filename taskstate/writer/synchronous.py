@@ -130,7 +130,7 @@ class SynchronousWriter:
         """Return what this writer has done so far."""
         return self._recorder.totals
 
-    def before_fork(self, longest_step: float) -> bool:
+    def before_fork(self, seconds: float) -> bool:
         """Return True, since there is no thread."""
         return True
 

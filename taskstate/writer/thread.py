@@ -57,7 +57,10 @@ class BackgroundThread:
         # reentrant, since a receiver may fork during a step.  It has an owner, so an exception that
         # is raised in a waiting fork can't leave it locked.
         self._step_lock = threading.RLock()
-        self._step_started_at = -math.inf
+        # When the step began that is under way; infinity if none is.
+        self._step_started_at = math.inf
+        # Held by a fork that waits for a step, so that no other step begins meanwhile.
+        self._turnstile = threading.Lock()
         self._writing_thread_id: int | None = None
         self._thread: threading.Thread | None = None
         # When a thread was started that has not begun to run.
@@ -107,7 +110,7 @@ class BackgroundThread:
             self._wake_event.set()
             thread.join(deadline.left())
 
-    def before_fork(self, longest_step: float) -> bool:
+    def before_fork(self, seconds: float) -> bool:
         """Stop the thread between two steps while the process forks.
 
         If the process forked while the thread was in a database driver, the child would inherit the
@@ -115,16 +118,21 @@ class BackgroundThread:
         loads certificates, for example.
 
         Parameters:
-          longest_step(float): A step that has lasted for this many seconds hangs: it must not
-            delay the fork.
+          seconds(float): How long to wait at most for the end of a step.  A step that has already
+            lasted that long hangs, and does not delay the fork.
 
         Returns:
           bool: False if the process forks in the middle of a step.
         """
-        while not self._step_lock.acquire(timeout=FORK_CHECK_SECONDS):
-            if self._clock() - self._step_started_at >= longest_step:
-                return False
-        return True
+        if self._step_lock.acquire(blocking=False):  # Always in a receiver, which is in a step.
+            return True
+        with self._turnstile:
+            for _ in range(max(1, round(seconds / FORK_CHECK_SECONDS))):
+                if self._step_lock.acquire(timeout=FORK_CHECK_SECONDS):
+                    return True
+                if self._clock() - self._step_started_at >= seconds:
+                    break
+        return False
 
     def after_fork_in_parent(self) -> None:
         """Let the thread continue after a fork."""
@@ -197,9 +205,14 @@ class BackgroundThread:
     @contextlib.contextmanager
     def _no_fork(self) -> Iterator[None]:
         """Let forks wait for a step."""
-        self._step_started_at = self._clock()
+        with self._turnstile:
+            pass
         with self._step_lock:
-            yield
+            self._step_started_at = self._clock()
+            try:
+                yield
+            finally:
+                self._step_started_at = math.inf
 
     def _release_writer_lock(self) -> None:
         """Let another thread write, and start it if there is work.  A push may have relied on this

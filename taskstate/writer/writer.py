@@ -196,9 +196,9 @@ class Writer:
 
     # Forks.
 
-    def before_fork(self, longest_step: float) -> bool:
+    def before_fork(self, seconds: float) -> bool:
         """Prepare for a fork; see ``BackgroundThread.before_fork``."""
-        return self.thread.before_fork(longest_step)
+        return self.thread.before_fork(seconds)
 
     def after_fork_in_parent(self) -> None:
         """Let the thread continue after a fork."""

@@ -77,7 +77,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 from taskstate.writer import lifecycle
 
-lifecycle.LONGEST_FLUSH_SECONDS = 2
+lifecycle.FORK_WAIT_SECONDS = 2
 
 class Holder:
     opened = 0

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 from django.db import DatabaseError, connections
+from django.db.backends.utils import CursorWrapper
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -91,6 +92,19 @@ def test_after_a_clear_it_looks_and_sends_the_rest(database):
         seen.clear()
         assert store.write([young]).rows == 0
         assert sum("INSERT" in sql for sql in seen) == 1
+
+
+def test_after_a_clear_with_a_driver_that_does_not_count_rows(database, monkeypatch):
+    """Such a driver returns -1.  So does sqlite3 of old releases of Python, if a comment precedes
+    the statement."""
+    store = UpsertStore(has_receivers=lambda: False)
+    store.write(batch(Status.ENQUEUED, [1]))
+    assert raise_fence(database, LIMIT_SECONDS)
+    monkeypatch.setattr(CursorWrapper, "rowcount", -1, raising=False)
+    young = make_pending(make_transition(message_id=make_id(2), happened_at=time.monotonic() + 1))
+
+    assert store.write([young]).rows == 0
+    assert Task.objects.filter(pk=make_id(2)).exists()
 
 
 def test_a_deleted_watermark_is_created_again(database):

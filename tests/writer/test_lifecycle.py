@@ -92,7 +92,7 @@ def test_a_fork_that_can_not_wait_is_logged(monkeypatch, caplog):
     """Its child may hang, and the log of the parent says why."""
 
     class Hanging:
-        def before_fork(self, longest_step):
+        def before_fork(self, seconds):
             return False
 
     writer = Hanging()
@@ -101,4 +101,4 @@ def test_a_fork_that_can_not_wait_is_logged(monkeypatch, caplog):
 
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "for more than 10 seconds already" in record.getMessage()
+    assert "takes longer than 10 seconds" in record.getMessage()

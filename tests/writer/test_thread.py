@@ -1,6 +1,7 @@
 """The background thread: how it starts, sleeps and ends, and what a fork does to it."""
 
 import contextlib
+import math
 import sys
 import threading
 
@@ -289,6 +290,63 @@ def test_a_fork_does_not_wait_for_a_step_that_hangs(threaded, slow_step):
 
     slow_step.set()
     assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_a_fork_waits_no_longer_even_if_no_time_passes(threaded, slow_step):
+    """A clock that stands still does not make a fork wait forever."""
+    threaded.writer.thread._clock = lambda: 5.0
+
+    assert not threaded.writer.before_fork(thread_module.FORK_CHECK_SECONDS * 2)
+    threaded.writer.after_fork_in_parent()
+    slow_step.set()
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+
+def test_a_fork_waits_for_another_one(threaded):
+    """While no step is under way, none can seem to hang."""
+    thread = threaded.writer.thread
+    answers = []
+
+    def fork():
+        answers.append(threaded.writer.before_fork(LIMIT_SECONDS))
+        threaded.writer.after_fork_in_parent()
+
+    threaded.push(1)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+    assert threaded.writer.before_fork(LIMIT_SECONDS)
+    thread._clock = lambda: math.inf
+    other = threading.Thread(target=fork)
+    other.start()
+    other.join(thread_module.FORK_CHECK_SECONDS * 3)
+    assert answers == []
+    threaded.writer.after_fork_in_parent()
+    other.join(LIMIT_SECONDS)
+
+    assert answers == [True]
+
+
+def test_no_step_begins_while_a_fork_waits(threaded, slow_step):
+    """A busy writer can't begin one step after the other in front of it."""
+    thread = threaded.writer.thread
+    steps = []
+    step_safely = thread._step_safely
+    thread._step_safely = lambda: steps.append(len(answers)) or step_safely()
+    answers = []
+
+    def fork():
+        answers.append(threaded.writer.before_fork(LIMIT_SECONDS))
+        threaded.writer.after_fork_in_parent()
+
+    forking = threading.Thread(target=fork)
+    forking.start()
+    forking.join(thread_module.FORK_CHECK_SECONDS * 2)
+    threaded.push(2)
+    slow_step.set()
+    forking.join(LIMIT_SECONDS)
+    assert threaded.writer.flush(LIMIT_SECONDS)
+
+    assert answers == [True]
+    assert set(steps) == {1}
 
 
 def test_no_step_begins_during_a_fork(threaded):

@@ -68,10 +68,10 @@ class Dialect(abc.ABC):
         """Return how many rows were changed.
 
         Parameters:
-          rowcount(int): How many rows the driver reports.
+          rowcount(int): How many rows the driver reports; -1 if it does not know.
           sent(int): How many rows were sent.
         """
-        return rowcount
+        return max(0, rowcount)
 
     def sent_columns(self, *, rare: bool) -> list[Column]:
         """Return the columns that are sent, in order, with or without the rare ones."""

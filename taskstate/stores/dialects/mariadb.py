@@ -62,4 +62,4 @@ class MariaDbDialect(JsonDialect):
     def changed_rows(self, rowcount: int, sent: int) -> int:
         """Return 0 if nothing was written, else ``sent``: MariaDB counts an unchanged row like an
         inserted one."""
-        return min(rowcount, sent)
+        return min(max(0, rowcount), sent)
