@@ -327,26 +327,27 @@ def test_a_fork_waits_for_another_one(threaded):
 
 def test_no_step_begins_while_a_fork_waits(threaded, slow_step):
     """A busy writer can't begin one step after the other in front of it."""
-    thread = threaded.writer.thread
-    steps = []
-    step_safely = thread._step_safely
-    thread._step_safely = lambda: steps.append(len(answers)) or step_safely()
-    answers = []
+    turnstile = threaded.writer.thread._turnstile
 
     def fork():
-        answers.append(threaded.writer.before_fork(LIMIT_SECONDS))
+        threaded.writer.before_fork(LIMIT_SECONDS)
         threaded.writer.after_fork_in_parent()
 
     forking = threading.Thread(target=fork)
     forking.start()
-    forking.join(thread_module.FORK_CHECK_SECONDS * 2)
-    threaded.push(2)
+    wait_until(turnstile.locked)
     slow_step.set()
     forking.join(LIMIT_SECONDS)
-    assert threaded.writer.flush(LIMIT_SECONDS)
 
-    assert answers == [True]
-    assert set(steps) == {1}
+    assert not turnstile.locked()
+
+
+def test_a_step_passes_the_turnstile(threaded):
+    """A fork that waits holds it."""
+    with threaded.writer.thread._turnstile:
+        threaded.push(1)
+        assert not threaded.writer.flush(0.05)
+    assert threaded.writer.flush(LIMIT_SECONDS)
 
 
 def test_no_step_begins_during_a_fork(threaded):
