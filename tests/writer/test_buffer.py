@@ -573,11 +573,11 @@ def test_as_many_messages_are_dropped_as_the_limit_demands():
 
 def test_half_of_the_bytes_exactly_is_half_empty():
     """One byte more is not."""
-    fact = make_transition()
-    size = pushed(fact).memory
+    transition = make_transition()
+    size = pushed(transition).memory
 
-    assert pushed(fact, max_bytes=2 * size).is_half_empty
-    assert not pushed(fact, max_bytes=2 * size - 1).is_half_empty
+    assert pushed(transition, max_bytes=2 * size).is_half_empty
+    assert not pushed(transition, max_bytes=2 * size - 1).is_half_empty
 
 
 def test_newer_texts_count_after_a_failed_flush():

@@ -234,18 +234,22 @@ def push_uncounted(buffer, transition):
     buffer.queue._count_units = count
 
 
-def test_texts_that_were_not_counted_do_not_affect_the_count_of_others(monkeypatch):
-    """In particular those that are pushed while the writer coalesces: it subtracts only what was
-    counted before."""
-
+def push_while_coalescing(monkeypatch, after):
+    """Let another thread push a large transition when the message of this number is coalesced."""
     merge = Buffer._merge
 
     def push_one_more(buffer, transition):
-        if transition.message_id == make_id(0):
+        if transition.message_id == make_id(after):
             buffer.push(make_large(2))
         return merge(buffer, transition)
 
     monkeypatch.setattr(Buffer, "_merge", push_one_more)
+
+
+def test_texts_that_were_not_counted_do_not_affect_the_count_of_others(monkeypatch):
+    """In particular those that are pushed while the writer coalesces: it subtracts only what was
+    counted before."""
+    push_while_coalescing(monkeypatch, after=0)
     buffer = Buffer(MANY, normalize=as_it_is)
     push_uncounted(buffer, make_large(0))
     buffer.push(make_large(1))
@@ -260,41 +264,6 @@ def test_texts_that_were_not_counted_do_not_affect_the_count_of_others(monkeypat
 def test_texts_of_a_removed_transition_are_no_longer_counted():
     """An exception was raised after a transition was dropped, and before its texts were
     subtracted."""
-    buffer = Buffer(MANY, normalize=as_it_is)
-    buffer.push(make_large(0))
-    buffer.queue._items.popleft()
-    assert buffer.memory == 0
-    buffer.push(make_transition())
-    buffer.coalesce()
-
-    assert not buffer.queue._units
-
-
-def test_texts_that_were_not_counted_leave_the_others_counted(monkeypatch):
-    """Those that are pushed while the writer coalesces, above all: it takes as much out of the
-    count as was counted before."""
-
-    merge = Buffer._merge
-
-    def push_one_more(buffer, transition):
-        if transition.message_id == make_id(0):
-            buffer.push(make_large(2))
-        return merge(buffer, transition)
-
-    monkeypatch.setattr(Buffer, "_merge", push_one_more)
-    buffer = Buffer(MANY, normalize=as_it_is)
-    push_uncounted(buffer, make_large(0))
-    buffer.push(make_large(1))
-    buffer.coalesce()
-
-    assert len(buffer.queue._items) == 1
-    assert len(buffer.queue._units) * 512 == pytest.approx(64_000, rel=0.01)
-    buffer.coalesce()
-    assert not buffer.queue._units
-
-
-def test_texts_that_were_counted_too_long_are_forgotten():
-    """An exception came after a transition was dropped, and before its texts were taken out."""
     buffer = Buffer(MANY, normalize=as_it_is)
     buffer.push(make_large(0))
     buffer.queue._items.popleft()
@@ -326,15 +295,7 @@ def test_each_large_text_counts_before_it_is_coalesced(name):
 
 def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
     """Those that are pushed while the writer coalesces."""
-
-    merge = Buffer._merge
-
-    def push_one_more(buffer, transition):
-        if transition.message_id == make_id(1):
-            buffer.push(make_large(2))
-        return merge(buffer, transition)
-
-    monkeypatch.setattr(Buffer, "_merge", push_one_more)
+    push_while_coalescing(monkeypatch, after=1)
     buffer = Buffer(MANY, normalize=as_it_is)
     for number in (0, 1):
         buffer.push(make_large(number))
@@ -346,14 +307,14 @@ def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
 
 
 def test_deferred_transitions_are_bounded_too():
-    """Each one that is dropped is told so; those that wait are told after a fork."""
+    """Each one that is dropped is notified; those that wait are notified after a fork."""
     buffer = Buffer(2, normalize=as_it_is)
     limit = 2 * QUEUE_ITEMS_PER_PENDING
-    reports = [Deferred() for _ in range(limit + 3)]
-    for report in reports:
-        buffer.push_deferred(report)
+    deferred = [Deferred() for _ in range(limit + 3)]
+    for each in deferred:
+        buffer.push_deferred(each)
 
     assert (len(buffer), buffer.dropped) == (limit, 3)
-    assert [report.is_dropped for report in reports] == [True] * 3 + [False] * limit
+    assert [each.is_dropped for each in deferred] == [True] * 3 + [False] * limit
     buffer.queue.notify_dropped()
-    assert all(report.is_dropped for report in reports)
+    assert all(each.is_dropped for each in deferred)
