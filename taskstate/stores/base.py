@@ -347,5 +347,5 @@ def _end_pooled(connection: BaseDatabaseWrapper) -> Any:
 def _connections_of_this_thread() -> list[BaseDatabaseWrapper]:
     try:
         return list(connections.all(initialized_only=True))
-    except TypeError:  # Before Django 4.1 there is no such argument, and no need for it.
+    except TypeError:  # Django before 4.1 neither has nor needs this argument.
         return list(connections.all())

@@ -220,7 +220,8 @@ def is_bad_data(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state[:2] in _SQLSTATE_BAD_CLASSES or state in _SQLSTATE_BAD
-    # There is no code if the driver itself rejects a value, as psycopg does for a NUL character.
+    # If the driver itself rejects a value, as psycopg does for a NUL character, the error has no
+    # code.
     return isinstance(error, (DataError, IntegrityError))
 
 
@@ -250,7 +251,7 @@ def is_disconnect(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state[:2] in _SQLSTATE_CLOSED_CLASSES or state in _SQLSTATE_CLOSED
-    # There is no code if libpq itself notices it.
+    # If libpq itself notices it, the error has no code.
     return type(error.__cause__).__module__.partition(".")[0] in {"psycopg", "psycopg2"}
 
 
