@@ -16,7 +16,7 @@ from taskstate.stores import Change, Store
 from taskstate.tracking.encodable import ForStateError
 from taskstate.tracking.fields import FieldCollector
 from taskstate.tracking.for_state import FOR_STATE, DeclaredActors, merge_for_state
-from taskstate.tracking.run import has_run, has_unreleased_run
+from taskstate.tracking.run import get_run
 from taskstate.tracking.sink import NotCommittedError, TransitionSink
 from taskstate.tracking.tracker import Tracker
 from taskstate.utils.log_text import for_log
@@ -153,13 +153,15 @@ class StateMiddleware(dramatiq.Middleware):
 
     def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Do what ``before_ack`` does, if the broker did not call that."""
-        if has_unreleased_run(message):
+        run = get_run(message)
+        if run is not None and not run.is_released:
             self.before_ack(broker, message)
 
     def after_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Do what ``before_nack`` does, if the broker did not call that.  The message may be one
         that no worker can run."""
-        if has_unreleased_run(message) or not has_run(message):
+        run = get_run(message)
+        if run is None or not run.is_released:
             self.before_nack(broker, message)
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:

@@ -24,6 +24,7 @@ from typing import (
 
 from taskstate.tracking.run import Progress, Run, current_run
 from taskstate.transitions import sanitize
+from taskstate.transitions.transition import ACTOR_NAME
 from taskstate.utils import clock
 from taskstate.utils.warn_once import ActorWarnings
 
@@ -204,7 +205,7 @@ def _clean_total(total: Any) -> float | None:
 
 
 def _actor_name(run: Run) -> str:
-    return "?" if run.fields is None else str(run.fields.actor_name)
+    return "?" if run.fields is None else run.fields[ACTOR_NAME]
 
 
 def _percent(current: float, total: float | None) -> float:

@@ -10,17 +10,14 @@ from dramatiq.middleware import MiddlewareError
 
 from taskstate import conf
 from taskstate.conf import Options
-from taskstate.transitions.rank import pack_rank
-from taskstate.transitions.status import Status
+from taskstate.transitions.rank import status_of
 from taskstate.transitions.transition import (
+    FIELDS,
+    MESSAGE_ID,
+    RANK,
     DeferredTransition,
-    MessageFields,
-    RawFields,
-    TaskDetails,
-    Transition,
-    transition_from,
+    RawTransition,
 )
-from taskstate.utils.clock import Timestamp
 from taskstate.writer.synchronous import SynchronousWriter
 from taskstate.writer.writer import Writer
 
@@ -50,33 +47,15 @@ class TransitionSink:
         #: When the worker began to shut down, by the monotonic clock.
         self.stopping_since: float | None = None
 
-    def push(  # noqa: PLR0917 - keywords would take a third of the time of the call
-        self,
-        status: Status,
-        timestamp: Timestamp,
-        stamp: int,
-        attempt: int,
-        started_at: int | None,
-        fields: RawFields | MessageFields | None,
-        details: TaskDetails | None,
-        *,
-        waits: bool = False,
-    ) -> None:
+    def push(self, transition: RawTransition, *, waits: bool = False) -> None:
         """Push a transition.
 
         Parameters:
-          fields(MessageFields): None if the message can't be tracked; nothing is pushed then.
           waits(bool): Whether to wait until it is committed.
 
         Raises:
           NotCommittedError: If the worker shuts down before the transition is committed.
         """
-        if fields is None:
-            return
-        time_ms, happened_at = timestamp
-        rank = pack_rank(status, stamp, time_ms)
-        # In the order of Transition.
-        transition = transition_from((rank, attempt, started_at, happened_at, fields, details))
         writer, options = self._writer, self._options
         if writer.thread.is_idle:
             conf.check_database()  # It takes 0.5 us.  A busy writer calls it itself.
@@ -100,14 +79,14 @@ class TransitionSink:
         else:
             self._writer.push_deferred(deferred)
 
-    def _push_and_wait(self, transition: Transition) -> None:
+    def _push_and_wait(self, transition: RawTransition) -> None:
         """Push, and wait until it is committed.  Once the worker shuts down, wait no longer than
         ``SHUTDOWN_TIMEOUT``."""
         time_left = functools.partial(self._time_left, time.monotonic())
         if not self._writer.push_and_wait(transition, time_left):
             raise NotCommittedError(
-                f"This worker shuts down, and the state {transition.status.value!r} of message "
-                f"{transition.message_id} could not be written within "
+                f"This worker shuts down, and the state {status_of(transition[RANK]).value!r} of "
+                f"message {transition[FIELDS][MESSAGE_ID]} could not be written within "
                 f"{self._options.shutdown_timeout} seconds. The message is not acknowledged, so "
                 "the broker delivers it again (TASKSTATE['FLUSH_BEFORE_ACK'])."
             )

@@ -31,6 +31,7 @@ from taskstate.tracking.run import (
     set_current_run,
 )
 from taskstate.tracking.sink import TransitionSink
+from taskstate.transitions.rank import pack_rank
 from taskstate.transitions.status import Status
 from taskstate.utils import clock
 
@@ -62,6 +63,7 @@ class Tracker:
         self._collector = collector
         self._actors = actors
         self._sink = sink
+        self._push_deferred = sink.push_deferred
         self._this_thread = ThisThread()
         #: Whether a message has arrived without its stamp.
         self._loses_stamps = False
@@ -79,18 +81,19 @@ class Tracker:
           ForStateError: If its ``for_state`` can't be encoded.
         """
         prepare_for_encoding(message, state, self._actors)
+        thread = self._this_thread.state
         if TENANT.function is not None:
-            tenants.write_tenant(message.options, self._this_thread.tenant())
+            tenants.write_tenant(message.options, thread.tenant())
         # A broker may enqueue the proxy itself.
         is_proxy = message_proxy is not message
-        run = get_or_create_run(message_proxy, message) if is_proxy else self._this_thread.run
+        run = get_or_create_run(message_proxy, message) if is_proxy else thread.run
         run_stamp = 0
         if run is not None and run.message_id == message.message_id:
             run.write_for_next_run(message)
             if run.fields is not None:
                 run_stamp = run.stamp
         stamps = write_stamp(message, run_stamp, may_get_lost=self._loses_stamps)
-        self._this_thread.begin_enqueue(message.message_id, stamps)
+        thread.begin_enqueue(message.message_id, stamps)
 
     def after_enqueue(
         self,
@@ -101,36 +104,35 @@ class Tracker:
         delay: int | None,
     ) -> None:
         """Push the transition to ``enqueued`` or ``delayed``."""
-        timestamp = clock.now()
-        this_thread = self._this_thread
-        stamps = this_thread.enqueueing.pop(message.message_id, None)
+        now_ms, happened_at = clock.now()
+        thread = self._this_thread.state
+        message_id = message.message_id
+        stamps = thread.enqueueing.pop(message_id, None)
         if stamps is None:
             stamps = find_stamps(message, may_get_lost=self._loses_stamps)
         stamp, run_stamp = stamps
         message.options[STAMP_OPTION] = UsedStamp((run_stamp,))
+        thread.last_enqueued = (message_id, stamp)
+        run = thread.run
+        if run is not None and run.message_id == message_id and stamp > run.stamp:
+            run.requeued = True
+        fields = self._collector.collect(message, state)
+        if fields is None:
+            return
         attempt = read_attempt(message)
         details = None
-        if attempt or delay is not None:
+        if attempt > 1 or delay is not None:
             details = read_details(message, is_delayed=delay is not None)
-        this_thread.last_enqueued = (message.message_id, stamp)
-        run = this_thread.run
-        if run is not None and run.message_id == message.message_id and stamp > run.stamp:
-            run.requeued = True
-        self._sink.push(
-            # Delay 0 is a delay as well: the message goes through the delay queue.
-            Status.ENQUEUED if delay is None else Status.DELAYED,
-            timestamp,
-            stamp,
-            attempt,
-            read_started_at(message),
-            self._collector.collect(message, state),
-            details,
-        )
+        # Delay 0 is a delay as well: the message goes through the delay queue.
+        status = Status.ENQUEUED if delay is None else Status.DELAYED
+        rank = pack_rank(status, stamp, now_ms)
+        started_at = read_started_at(message)
+        self._sink.push((rank, attempt, started_at, happened_at, fields, details))
 
     def write_tenant_of_followers(self, message: Any) -> None:
         """Write the tenant into the messages that follow an untracked message: they may be
         tracked."""
-        tenants.write_tenant_of_followers(message.options, self._this_thread.tenant())
+        tenants.write_tenant_of_followers(message.options, self._this_thread.state.tenant())
 
     # Processing.
 
@@ -149,25 +151,20 @@ class Tracker:
         """Push the transition to ``running``."""
         if TENANT.function is not None:
             tenants.write_missing_tenant(message)
-        timestamp = clock.now()
+        now_ms, happened_at = clock.now()
         run = get_or_create_run(message_proxy, message)
-        self._this_thread.enter(run)
+        self._this_thread.state.enter(run)
         first_started_at = read_started_at(message)
-        run.last_reported_ms = timestamp[0]
-        run.started_at = timestamp[0] if first_started_at is None else first_started_at
-        run.fields = self._collector.collect(message, state)
-        if run.attempt:
+        run.last_reported_ms = now_ms
+        run.started_at = now_ms if first_started_at is None else first_started_at
+        run.fields = fields = self._collector.collect(message, state)
+        if run.attempt > 1:
             run.restore_error(message)
-        self._sink.push(
-            Status.RUNNING,
-            timestamp,
-            run.stamp,
-            run.attempt,
-            run.started_at,
-            run.fields,
-            run.details(Status.RUNNING) if run.has_details else None,
-        )
-        set_current_run((run, self._sink.push_deferred))
+        if fields is not None:
+            rank = pack_rank(Status.RUNNING, run.stamp, now_ms)
+            details = run.details(Status.RUNNING) if run.has_details else None
+            self._sink.push((rank, run.attempt, run.started_at, happened_at, fields, details))
+        set_current_run((run, self._push_deferred))
         if not run.is_stamped:
             self._record_lost_stamp(broker)
 
@@ -236,24 +233,25 @@ class Tracker:
             if TENANT.function is not None:
                 tenants.write_missing_tenant(message)
             run.fields = self._collector.collect(message, state)
-        self._sink.push(
-            status,
-            run.ended_at or clock.now(),
-            run.stamp,
-            run.attempt,
-            run.started_at,
-            run.fields,
-            run.details(status) if run.has_details else None,
-            # A message that did not run is rejected in the consumer's thread, which must not wait.
-            waits=run.ended_at is not None and self._options.flush_before_ack,
-        )
+        # A message that did not run is rejected in the consumer's thread, which must not wait.
+        waits = run.ended_at is not None and self._options.flush_before_ack
+        if run.ended_at is None:
+            run.ended_at = clock.now()
+        fields = run.fields
+        if fields is not None:
+            now_ms, happened_at = run.ended_at
+            rank = pack_rank(status, run.stamp, now_ms)
+            details = run.details(status) if run.has_details else None
+            transition = (rank, run.attempt, run.started_at, happened_at, fields, details)
+            self._sink.push(transition, waits=waits)
         run.outcome_pushed = True
 
     def _leave(self, run: Run | None) -> tuple[str, int]:
         """Leave ``run``; return the id and the stamp of the message that was enqueued last."""
-        last_enqueued = self._this_thread.leave(run)
-        outer = self._this_thread.run
-        set_current_run(None if outer is None else (outer, self._sink.push_deferred))
+        thread = self._this_thread.state
+        last_enqueued = thread.leave(run)
+        if thread.run is not None:
+            set_current_run((thread.run, self._push_deferred))
         return last_enqueued
 
     def _record_lost_stamp(self, broker: dramatiq.Broker) -> None:

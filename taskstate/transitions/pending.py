@@ -8,7 +8,20 @@ from typing import Sequence
 from taskstate.transitions import sanitize
 from taskstate.transitions.rank import is_running, status_of
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import RawFields, Transition, greater
+from taskstate.transitions.transition import (
+    DESCRIPTION,
+    DETAILS,
+    FIELDS,
+    HAPPENED_AT,
+    METADATA,
+    RANK,
+    STORED_MESSAGE,
+    MessageFields,
+    RawTransition,
+    Transition,
+    greater,
+    has_rare_values,
+)
 from taskstate.utils.sync import Latch
 
 #: How much memory a pending task takes besides its texts, in bytes.
@@ -27,25 +40,36 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 _ROW_BYTES = 1_000
 #: The greatest size of a character: a control character is ``\\u0001`` in the JSON of a literal.
 _CHARACTER_BYTES = 7
-#: The greatest size of a row without rare values; see ``Transition.has_rare_values``.
+#: The greatest size of a row without rare values; see ``transition.has_rare_values``.
 MAX_ROW_BYTES = _ROW_BYTES + _CHARACTER_BYTES * sanitize.TEXT_LENGTH
 
 
 class PendingTask:
     """What is to be written for one message: its latest transition, and what was merged into it."""
 
-    __slots__ = ("first_happened_at", "history", "latest", "maybe_committed", "memory", "waiters")
+    __slots__ = (
+        "first_happened_at",
+        "has_rare_values",
+        "history",
+        "latest",
+        "maybe_committed",
+        "memory",
+        "waiters",
+    )
 
-    def __init__(self, transition: Transition) -> None:
-        self.latest = transition
+    def __init__(self, transition: RawTransition) -> None:
+        #: Raw until the writer normalizes it.
+        self.latest: Transition = transition  # type: ignore[assignment]
         #: When the first transition happened: its ``happened_at``.
-        self.first_happened_at = transition.happened_at
+        self.first_happened_at = transition[HAPPENED_AT]
         #: The ranks of the merged transitions, in any order, without progress reports.
-        self.history: tuple[int, ...] = () if _is_progress(transition) else (transition.rank,)
+        self.history: tuple[int, ...] = () if _is_progress(transition) else (transition[RANK],)
         #: Whether an earlier try may have committed it, but the reply was lost.
         self.maybe_committed = False
         #: Threads wait on these until this pending task is resolved.
         self.waiters: tuple[Latch, ...] = ()
+        #: Whether the latest transition has rare values.
+        self.has_rare_values = has_rare_values(transition)
         #: About how much memory it takes, in bytes.
         self.memory = MESSAGE_BYTES + text_bytes(transition)
 
@@ -55,20 +79,23 @@ class PendingTask:
         of a message that was running before."""
         return tuple(status_of(rank) for rank in sorted(self.history))
 
-    def add(self, transition: Transition) -> None:
+    def add(self, transition: RawTransition) -> None:
         """Merge one more transition of the same message."""
-        before = self.latest
-        self.latest = greater(before, transition)
+        had_rare_values = self.has_rare_values
+        latest = self.latest = greater(self.latest, transition)  # type: ignore[arg-type]
+        if latest is transition:
+            self.has_rare_values = has_rare_values(transition)
         if not _is_progress(transition):
-            self._remember(transition.rank)
+            self._remember(transition[RANK])
         # Without rare values only the history has grown, by some bytes: the next measurement counts
         # them.
-        if transition.has_rare_values or before.has_rare_values:
+        if self.has_rare_values or had_rare_values:
             self._measure()
 
     def merge(self, newer: PendingTask) -> None:
         """Merge another pending task of the same message, which was pushed later."""
         self.latest = greater(self.latest, newer.latest)
+        self.has_rare_values = has_rare_values(self.latest)
         self.maybe_committed = self.maybe_committed or newer.maybe_committed
         for rank in newer.history:
             self._remember(rank)
@@ -84,12 +111,11 @@ class PendingTask:
 
     def statement_bytes(self) -> int:
         """Return an upper bound for the size of this pending task in a statement, in bytes."""
-        latest = self.latest
-        fields = latest.fields
+        fields, details = MessageFields(*self.latest[FIELDS]), self.latest[DETAILS]
         texts = len(fields.actor_name) + len(fields.queue_name) + len(fields.description)
         texts += len(fields.model_name) + len(fields.app_name) + len(fields.tenant)
-        if latest.has_rare_values:
-            more = (*(latest.details or ()), fields.metadata, fields.stored_message)
+        if self.has_rare_values:
+            more = (*(details or ()), fields.metadata, fields.stored_message)
             texts += sum(len(value) for value in more if isinstance(value, str))
         return _ROW_BYTES + _CHARACTER_BYTES * texts
 
@@ -105,25 +131,22 @@ class PendingTask:
             self.history = tuple(sorted(self.history)[-HISTORY_LENGTH:])
 
 
-def _is_progress(transition: Transition) -> bool:
+def _is_progress(transition: RawTransition) -> bool:
     """Return whether a transition is a progress report of a run whose start was pushed before.
     Such a transition has a progress or a progress text; the transition of a start has
     neither."""
-    details = transition.details
-    if details is None or not is_running(transition.rank):
+    details = transition[DETAILS]
+    if details is None or not is_running(transition[RANK]):
         return False
     return details.progress is not None or details.progress_text is not None
 
 
-def text_bytes(transition: Transition) -> int:
+def text_bytes(transition: RawTransition) -> int:
     """Return how much memory the texts of a transition take, in bytes: 1, 2 or 4 per character.
-    Normalized names are not counted: they are short, and shared."""
-    fields, details = transition.fields, transition.details
-    size = sys.getsizeof(fields.description)
-    if isinstance(fields, RawFields):
-        names = (fields.actor_name, fields.queue_name, fields.model_name, fields.app_name)
-        size += sum(map(sys.getsizeof, names))
-    for text in (fields.metadata, fields.stored_message):
+    Names are not counted: they are short, and shared."""
+    fields, details = transition[FIELDS], transition[DETAILS]
+    size = sys.getsizeof(fields[DESCRIPTION])
+    for text in (fields[METADATA], fields[STORED_MESSAGE]):
         if text is not None:
             size += sys.getsizeof(text)
     if details is not None:
@@ -137,4 +160,4 @@ def text_bytes(transition: Transition) -> int:
 def may_be_large(batch: Sequence[PendingTask], limit: float = MAX_BATCH_BYTES) -> bool:
     """Return whether a batch may take more than ``limit`` bytes in a statement.  This is a quick
     estimate; ``statement_bytes`` is more exact."""
-    return len(batch) * MAX_ROW_BYTES > limit or any(p.latest.has_rare_values for p in batch)
+    return len(batch) * MAX_ROW_BYTES > limit or any(each.has_rare_values for each in batch)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import traceback
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Collection, Iterator, NamedTuple, Sequence
 from uuid import UUID
 
 from taskstate.transitions.rank import MAX_TIME
@@ -101,6 +101,20 @@ def clean_text(value: object, length: int) -> str:
     if len(text) > length:
         text = text[: length - 1] + ELLIPSIS
     return text
+
+
+def are_clean_texts(values: Sequence[object], length: int) -> bool:
+    """Return whether ``clean_text`` would change none of these values."""
+    if {*map(type, values)} != {str} or max(map(len, values)) > length:  # type: ignore[arg-type]
+        return False
+    joined = "".join(values)  # type: ignore[arg-type]
+    if "\0" in joined:
+        return False
+    try:
+        joined.encode()
+    except UnicodeEncodeError:  # It contains half of a surrogate pair.
+        return False
+    return True
 
 
 def is_tenant(value: object) -> bool:
@@ -254,6 +268,11 @@ def clean_time(value: object) -> int:
     return clean_count(value, MAX_TIME)
 
 
+def are_times(values: Sequence[object]) -> bool:
+    """Return whether ``clean_time`` would change none of these values."""
+    return {*map(type, values)} == {int} and 0 <= min(values) and max(values) <= MAX_TIME  # type: ignore[type-var,operator]
+
+
 class UserKey(NamedTuple):
     """The values that the primary key of the user model accepts.  ``taskstate.models`` makes
     one."""
@@ -296,6 +315,13 @@ class UserKey(NamedTuple):
         except Exception as error:
             raise ValueError("the primary key of the user model does not accept it") from error
         return self._checked(key)
+
+    def are_valid_numbers(self, values: Collection[int]) -> bool:
+        """Return whether ``clean`` would change none of these numbers, and accept all."""
+        if not self.is_integer or not values:
+            return not values
+        is_in_range = self.smallest <= min(values) and max(values) <= self.greatest
+        return is_in_range and (self.takes_zero or 0 not in values)
 
     def _checked(self, key: object) -> UserPk:
         if isinstance(key, int) and not self.smallest <= key <= self.greatest:

@@ -7,7 +7,7 @@ greatest transition; see ``greater``.  This module uses no database, no thread a
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, NamedTuple, Protocol, Union
+from typing import Any, Callable, Final, NamedTuple, Optional, Protocol, Tuple, Union
 from uuid import UUID
 
 from taskstate.transitions.rank import status_of, time_of
@@ -16,23 +16,13 @@ from taskstate.transitions.status import Status
 UserPk = Union[int, str, UUID, None]
 
 
-class RawFields(NamedTuple):
-    """The values that don't change while a message is processed, as a hook has collected them.
-
-    The writer normalizes them: it makes ``MessageFields``, which have the same names.
-    """
-
-    message_id: str
-    enqueued_at: int
-    user_pk: Any
-    actor_name: str
-    queue_name: str
-    description: str
-    model_name: str
-    app_name: str
-    metadata: str | None = None
-    stored_message: str | None = None
-    tenant: str = ""
+#: The values that don't change while a message is processed, as a hook has collected them, in the
+#: order of ``MessageFields``.  The names are normalized; the writer normalizes the other values.
+#:
+#: It is a plain tuple, as is a ``RawTransition``: to make a named one takes five times as long.
+RawFields = Tuple[
+    str, int, Any, str, str, str, str, str, Optional[str], Optional[str], str
+]
 
 
 class MessageFields(NamedTuple):
@@ -90,8 +80,8 @@ class Transition(NamedTuple):
     #: When it happened: ``time.monotonic()`` of this process, in seconds.  This decides whether
     #: ``clear_tasks`` ran after it.  Other processes can't compare it, so it is not stored.
     happened_at: float
-    #: The transitions of one run share them.  They are raw until the writer normalizes them.
-    fields: RawFields | MessageFields
+    #: The transitions of one run share them.
+    fields: MessageFields
     #: None if all of them would be None.
     details: TaskDetails | None = None
 
@@ -99,17 +89,6 @@ class Transition(NamedTuple):
     def message_id(self) -> str:
         """The UUID of the message."""
         return self.fields.message_id
-
-    @property
-    def has_rare_values(self) -> bool:
-        """Whether it has values that most transitions don't have: details, metadata, or the stored
-        message.  Without them it is small."""
-        fields = self.fields
-        return (
-            self.details is not None
-            or fields.metadata is not None
-            or fields.stored_message is not None
-        )
 
     @property
     def status(self) -> Status:
@@ -125,23 +104,49 @@ class Transition(NamedTuple):
 class DeferredTransition(Protocol):
     """Waits in the buffer in place of a transition, until the writer asks for it."""
 
-    def to_transition(self) -> Transition | None:
+    def to_transition(self) -> RawTransition | None:
         """Return the current transition, or None if there is nothing to write."""
 
     def on_dropped(self) -> None:
         """Record that it was dropped because the buffer was full."""
 
 
+#: A transition as a hook pushes it: a tuple with the values of ``Transition``, in that order.  Its
+#: fields are raw until the writer normalizes them.
+RawTransition = Tuple[
+    int, int, Optional[int], float, Union[RawFields, MessageFields], Optional[TaskDetails]
+]
+
+# The indexes of some values in a raw transition, and in raw fields.
+RANK: Final = 0
+HAPPENED_AT: Final = 3
+FIELDS: Final = 4
+DETAILS: Final = 5
+MESSAGE_ID: Final = 0
+ACTOR_NAME: Final = 3
+DESCRIPTION: Final = 5
+METADATA: Final = 8
+STORED_MESSAGE: Final = 9
+TENANT: Final = 10
+
 # Make a named tuple from a tuple.  It is faster than the constructor, which is written in Python.
-raw_fields_from: Callable[[tuple[Any, ...]], RawFields] = functools.partial(
-    tuple.__new__, RawFields
-)
 message_fields_from: Callable[[tuple[Any, ...]], MessageFields] = functools.partial(
     tuple.__new__, MessageFields
 )
 transition_from: Callable[[tuple[Any, ...]], Transition] = functools.partial(
     tuple.__new__, Transition
 )
+
+
+def has_rare_values(transition: RawTransition) -> bool:
+    """Return whether a transition has values that most transitions don't have: details, metadata,
+    or the stored message.  Without them it is small."""
+    fields = transition[FIELDS]
+    return (
+        transition[DETAILS] is not None
+        or fields[METADATA] is not None
+        or fields[STORED_MESSAGE] is not None
+    )
 
 
 def sort_key(transition: Transition) -> tuple[object, ...]:
@@ -173,8 +178,8 @@ def sort_key(transition: Transition) -> tuple[object, ...]:
 def greater(one: Transition, other: Transition) -> Transition:
     """Return the greater of two transitions.  It is commutative, associative and idempotent.
 
-    If their ranks are equal, the fields of both must be normalized.
+    If their ranks are equal, both must be normalized.
     """
-    if one.rank != other.rank:
-        return one if one.rank > other.rank else other
+    if one[RANK] != other[RANK]:
+        return one if one[RANK] > other[RANK] else other
     return max(one, other, key=sort_key)

@@ -12,7 +12,13 @@ from typing import Callable, Iterable, Iterator, Sequence
 from taskstate.conf import Config
 from taskstate.transitions.pending import MAX_BATCH_BYTES, PendingTask, may_be_large
 from taskstate.transitions.sanitize import is_canonical_uuid
-from taskstate.transitions.transition import Transition
+from taskstate.transitions.transition import (
+    FIELDS,
+    MESSAGE_ID,
+    RANK,
+    RawTransition,
+    Transition,
+)
 from taskstate.utils.sync import Latch
 from taskstate.writer.transition_queue import MAX_PENDING, MAX_PENDING_BYTES, TransitionQueue
 
@@ -26,13 +32,17 @@ QUEUE_ITEMS_PER_PENDING = 4
 _QUEUE_SHARE = 2
 
 
+#: Normalizes transitions; see ``Buffer``.
+Normalize = Callable[[Sequence[RawTransition]], "list[Transition | None]"]
+
+
 class Buffer:
     """What was pushed and is not committed yet.
 
     Parameters:
       max_pending(int): The most messages that may wait.  Beyond that the oldest are dropped.
-      normalize(Callable): Normalizes the fields of a transition; returns None if its message can't
-        be tracked.
+      normalize(Callable): Normalizes transitions, all at once; returns None in place of each whose
+        message can't be tracked.
       max_bytes(int): About how much memory they may take, in bytes.  Beyond that the oldest are
         dropped.
     """
@@ -40,7 +50,7 @@ class Buffer:
     def __init__(
         self,
         max_pending: int,
-        normalize: Callable[[Transition], Transition | None],
+        normalize: Normalize,
         max_bytes: int = Config.max_pending_bytes,
     ) -> None:
         self._normalize = normalize
@@ -114,7 +124,7 @@ class Buffer:
         found = (self._oldest_pending, self.queue.oldest_happened_at)
         return min((moment for moment in found if moment is not None), default=None)
 
-    def push_awaited(self, transition: Transition, latch: Latch) -> None:
+    def push_awaited(self, transition: RawTransition, latch: Latch) -> None:
         """Add a transition that a thread waits for.  ``latch`` opens when its pending task is
         resolved."""
         self.queue.awaited.append((transition, latch))
@@ -132,7 +142,7 @@ class Buffer:
         self._drop_oldest()
         return coalesced
 
-    def _merge_awaited(self, transition: Transition, latch: Latch) -> bool:
+    def _merge_awaited(self, transition: RawTransition, latch: Latch) -> bool:
         """Merge a transition that a thread waits for.  Return False if its message can't be
         tracked."""
         try:
@@ -147,34 +157,34 @@ class Buffer:
         self.is_awaited = True
         return True
 
-    def _merge(self, transition: Transition) -> PendingTask | None:
+    def _merge(self, transition: RawTransition) -> PendingTask | None:
         """Merge a transition into the pending task of its message, and return that.  Return None if
         the message can't be tracked because of its id."""
-        pending = self._pending.get(transition.fields.message_id)
+        message_id = transition[FIELDS][MESSAGE_ID]
+        pending = self._pending.get(message_id)
         if pending is None:
-            if not is_canonical_uuid(transition.fields.message_id):
-                normalized = self._normalize(transition)
+            if not is_canonical_uuid(message_id):
+                (normalized,) = self._normalize([transition])
                 if normalized is None:
                     return None
                 transition = normalized
-            message_id = transition.fields.message_id
-            pending = self._pending.get(message_id)
+                message_id = normalized.message_id
+                pending = self._pending.get(message_id)
             if pending is None:
                 pending = self._pending[message_id] = PendingTask(transition)
                 self._pending_bytes += pending.memory
                 return pending
         before = pending.memory
-        if transition.rank == pending.latest.rank:
+        if transition[RANK] == pending.latest[RANK]:
             self._merge_equal(pending, transition)
         else:
             pending.add(transition)
         self._pending_bytes += pending.memory - before
         return pending
 
-    def _merge_equal(self, pending: PendingTask, transition: Transition) -> None:
+    def _merge_equal(self, pending: PendingTask, transition: RawTransition) -> None:
         """Merge a transition of equal rank: the normalized fields decide, as they do in SQL."""
-        normalized = self._normalize(transition)
-        latest = self._normalize(pending.latest)
+        normalized, latest = self._normalize([transition, pending.latest])
         if normalized is not None and latest is not None:
             pending.latest = latest
             pending.add(normalized)
@@ -188,23 +198,30 @@ class Buffer:
             if may_be_large(oldest):
                 oldest = _limit_size(oldest)
             # All of them are normalized before any is removed: an error loses none.
-            batch = [pending for pending in oldest if self._normalize_latest(pending)]
-            for message_id in list(itertools.islice(self._pending, len(oldest))):
-                self._pending_bytes -= self._pending.pop(message_id).memory
+            batch = self._normalize_latest(oldest)
+            self._remove(list(itertools.islice(self._pending, len(oldest))))
         if not self._pending:
             self.is_awaited = False
         self._update_queue_limits()
         return batch
 
-    def _normalize_latest(self, pending: PendingTask) -> bool:
-        """Normalize the latest transition of a pending task.  Return whether its message can be
-        tracked.  If not, release its waiters."""
-        latest = self._normalize(pending.latest)
-        if latest is None:
-            pending.resolve()
-            return False
-        pending.latest = latest
-        return True
+    def _normalize_latest(self, pending_tasks: list[PendingTask]) -> list[PendingTask]:
+        """Normalize the latest transitions of pending tasks.  Return those whose messages can be
+        tracked, and release the waiters of the others."""
+        normalized = self._normalize([pending.latest for pending in pending_tasks])
+        for pending, latest in zip(pending_tasks, normalized):
+            if latest is None:
+                pending.resolve()
+            else:
+                pending.latest = latest
+        if None not in normalized:
+            return pending_tasks
+        return [each for each, latest in zip(pending_tasks, normalized) if latest is not None]
+
+    def _remove(self, message_ids: Sequence[str]) -> None:
+        """Remove pending tasks."""
+        pop = self._pending.pop
+        self._pending_bytes -= sum([pop(message_id).memory for message_id in message_ids])
 
     def requeue(self, batch: Iterable[PendingTask]) -> None:
         """Put pending tasks that were not written back to the front.  What was pushed since then is
@@ -215,11 +232,7 @@ class Buffer:
             if older is None:
                 requeued[message_id] = newer
                 continue
-            latest = self._normalize(newer.latest)
-            if latest is None:
-                newer.resolve()
-            else:
-                newer.latest = latest
+            if self._normalize_latest([newer]):
                 older.merge(newer)
         self._pending = requeued
         self._pending_bytes = sum(pending.memory for pending in requeued.values())
@@ -238,8 +251,7 @@ class Buffer:
         self._update_queue_limits()
 
     def _drop(self, message_ids: Sequence[str]) -> None:
-        for message_id in message_ids:
-            self._pending_bytes -= self._pending.pop(message_id).memory
+        self._remove(message_ids)
         self._dropped += len(message_ids)
 
 

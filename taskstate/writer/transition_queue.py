@@ -16,7 +16,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, Iterator, Union
 
 from taskstate.transitions.pending import text_bytes
-from taskstate.transitions.transition import DeferredTransition, Transition
+from taskstate.transitions.transition import (
+    DETAILS,
+    FIELDS,
+    HAPPENED_AT,
+    METADATA,
+    STORED_MESSAGE,
+    DeferredTransition,
+    RawTransition,
+    has_rare_values,
+)
 from taskstate.utils.sync import Latch
 
 #: The settings that limit how much may wait.
@@ -26,7 +35,7 @@ MAX_PENDING_BYTES = "MAX_PENDING_BYTES"
 if TYPE_CHECKING:
     #: The reference to a deferred transition is weak.  It is the run itself, which may take much
     #: memory, and has no progress to report after it has ended.
-    Item = Union[Transition, "weakref.ref[DeferredTransition]"]
+    Item = Union[RawTransition, "weakref.ref[DeferredTransition]"]
 
 #: How much memory a small transition takes before it is coalesced, in bytes.
 TRANSITION_BYTES = 550
@@ -47,7 +56,7 @@ class TransitionQueue:
         self.dropped = 0
         #: The transitions that threads wait for, each with the latch that releases the thread.
         #: They are never dropped; there are no more of them than threads.
-        self.awaited: deque[tuple[Transition, Latch]] = deque()
+        self.awaited: deque[tuple[RawTransition, Latch]] = deque()
         self._items: deque[Item] = deque()
         #: One item per unit of the texts of large transitions.
         self._units: deque[None] = deque()
@@ -84,7 +93,7 @@ class TransitionQueue:
         transitions wait, or only deferred ones."""
         found = [self._oldest_item()]
         try:
-            found.append(self.awaited[0][0].happened_at)
+            found.append(self.awaited[0][0][HAPPENED_AT])
         except IndexError:
             pass
         return min((moment for moment in found if moment is not None), default=None)
@@ -95,13 +104,13 @@ class TransitionQueue:
                 item = self._items[place]
             except IndexError:  # The writer has removed it.
                 return None
-            if isinstance(item, Transition):
-                return item.happened_at
+            if isinstance(item, tuple):
+                return item[HAPPENED_AT]
         return None
 
     # For any thread.
 
-    def push(self, transition: Transition) -> None:
+    def push(self, transition: RawTransition) -> None:
         """Add a transition.
 
         This is safe in any thread, even if an exception is raised anywhere in it: the append is one
@@ -109,12 +118,12 @@ class TransitionQueue:
         """
         items = self._items
         items.append(transition)
-        fields = transition.fields
-        # This is Transition.has_rare_values without the call.
+        fields = transition[FIELDS]
+        # This is has_rare_values without the call.
         if (
-            transition.details is not None
-            or fields.metadata is not None
-            or fields.stored_message is not None
+            transition[DETAILS] is not None
+            or fields[METADATA] is not None
+            or fields[STORED_MESSAGE] is not None
         ):
             self._count_units(transition)
         if len(items) > self._limit:
@@ -127,7 +136,7 @@ class TransitionQueue:
         if len(self._items) > self._limit:
             self._drop_oldest()
 
-    def _count_units(self, transition: Transition) -> None:
+    def _count_units(self, transition: RawTransition) -> None:
         """Count the texts of a large transition that was just pushed.  If an exception prevents
         that, it counts as a small one, and ``pop_all`` corrects the count."""
         units = self._units
@@ -159,7 +168,7 @@ class TransitionQueue:
 
     # For the writer.
 
-    def pop_all(self) -> Iterator[Transition]:
+    def pop_all(self) -> Iterator[RawTransition]:
         """Remove and yield the transitions that wait, oldest first."""
         discarded = 0
         # Counted before the items, so that these units belong to items that are removed now.
@@ -169,7 +178,7 @@ class TransitionQueue:
                 item = self._items.popleft()
             except IndexError:  # A thread that pushes has dropped it.
                 break
-            transition = item if isinstance(item, Transition) else _transition_of(item)
+            transition = item if isinstance(item, tuple) else _transition_of(item)
             if transition is not None:
                 yield transition
             if self._units:  # At once, since its pending task is already counted.
@@ -192,19 +201,19 @@ class TransitionQueue:
 
 def _units_of(item: Item) -> int:
     """Return the units of the texts of an item: 0 for a small transition."""
-    if not isinstance(item, Transition) or not item.has_rare_values:
+    if not isinstance(item, tuple) or not has_rare_values(item):
         return 0
     return round(text_bytes(item) / _UNIT_BYTES)
 
 
-def _transition_of(reference: weakref.ref[DeferredTransition]) -> Transition | None:
+def _transition_of(reference: weakref.ref[DeferredTransition]) -> RawTransition | None:
     """Return the transition of a deferred one, or None if there is nothing to write."""
     deferred = reference()
     return None if deferred is None else deferred.to_transition()
 
 
 def _notify_dropped(item: Item) -> None:
-    deferred = None if isinstance(item, Transition) else item()
+    deferred = None if isinstance(item, tuple) else item()
     if deferred is not None:
         deferred.on_dropped()
 
