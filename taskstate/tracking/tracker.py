@@ -110,7 +110,7 @@ class Tracker:
         message.options[STAMP_OPTION] = UsedStamp((run_stamp,))
         attempt = read_attempt(message)
         details = None
-        if attempt or delay is not None:
+        if attempt > 1 or delay is not None:
             details = read_details(message, is_delayed=delay is not None)
         this_thread.last_enqueued = (message.message_id, stamp)
         run = this_thread.run
@@ -156,7 +156,7 @@ class Tracker:
         run.last_reported_ms = timestamp[0]
         run.started_at = timestamp[0] if first_started_at is None else first_started_at
         run.fields = self._collector.collect(message, state)
-        if run.attempt:
+        if run.attempt > 1:
             run.restore_error(message)
         self._sink.push(
             Status.RUNNING,
