@@ -202,7 +202,7 @@ class Task(models.Model):
     message_id = models.UUIDField(primary_key=True)
     status = models.CharField(max_length=16, choices=Status.choices)
     attempt = models.PositiveIntegerField(
-        default=0, help_text="How many failed runs came before this one: Dramatiq's retries."
+        default=1, help_text="1 in the first run: Dramatiq's retries + 1."
     )
     actor_name = models.CharField(max_length=sanitize.ACTOR_NAME_LENGTH)
     queue_name = models.CharField(max_length=sanitize.QUEUE_NAME_LENGTH)

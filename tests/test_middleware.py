@@ -223,7 +223,19 @@ def test_strange_options_count_as_absent(options, broker, pushed):
     state.after_enqueue(broker, message, None)
 
     assert stamp_of(pushed[0].rank) == message.message_timestamp
-    assert pushed[0].attempt == 0
+    assert pushed[0].attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("retries", "attempt"),
+    [(0, 1), (3, 4), (-1, 1), ("3", 1), (2.5, 1), (2**31 - 1, 2**31 - 1), (2**80, 2**31 - 1)],
+)
+def test_an_attempt_has_the_number_of_retries_plus_one(retries, attempt, broker, pushed):
+    """Within the range of its column; a value that is no whole number counts as no retry."""
+    proxy = MessageProxy(make_message({}, options={"retries": retries}))
+    StateMiddleware().before_process_message(broker, proxy)
+
+    assert [transition.attempt for transition in pushed] == [attempt]
 
 
 def test_the_queue_is_never_the_delay_queue(broker, pushed):

@@ -51,7 +51,7 @@ def test_a_task_that_failed_is_sent_again(database, settings):
         assert seen == [(1, "Grüße")] * 3
         assert second.message_id != first.message_id
         again = task_of(second)
-        assert (again.status, again.attempt, again.error) == ("done", 0, None)
+        assert (again.status, again.attempt, again.error) == ("done", 1, None)
         assert again.enqueued_at > task_of(first).enqueued_at
         assert again.started_at > task_of(first).finished_at
         assert task_of(first).status == "failed"

@@ -164,7 +164,7 @@ def test_a_delete_waits_for_locked_rows(server_database, monkeypatch):
 
     def hold():
         with transaction.atomic(using=server_database):
-            Task.objects.filter(pk=make_id(1)).update(attempt=1)
+            Task.objects.filter(pk=make_id(1)).update(attempt=2)
             held.set()
             release.wait(LIMIT_SECONDS)
         connections.close_all()
@@ -194,7 +194,7 @@ def test_a_delete_waits_for_a_limited_time(server_database, monkeypatch):
     try:
         other.set_autocommit(False)
         with other.cursor() as cursor:
-            cursor.execute("UPDATE taskstate_task SET attempt = 1")
+            cursor.execute("UPDATE taskstate_task SET attempt = 2")
         with pytest.raises(DatabaseError):
             delete()
         assert numbers() == [1]

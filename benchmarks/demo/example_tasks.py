@@ -30,13 +30,13 @@ TASKS = (
         "worker": "worker-1:4121",
     }),
     (95, "failed", "charge", "Charge for order 20417", "alice", {
-        "started_at": 94, "finished_at": 31, "attempt": 2, "worker": "worker-2:4090",
+        "started_at": 94, "finished_at": 31, "attempt": 3, "worker": "worker-2:4090",
         "error": "Declined: the card has expired", "user_error": "The card has expired.",
         "traceback": TRACEBACK,
         "metadata": {"order": 20417, "currency": "EUR"}, "app_name": "shop", "model_name": "Order",
     }),
     (130, "delayed", "sync", "Stock of the warehouse", "alice", {
-        "started_at": 129, "attempt": 1, "next_attempt_at": -50,
+        "started_at": 129, "attempt": 2, "next_attempt_at": -50,
         "error": "TimeoutError: the warehouse did not answer",
         "user_error": "The warehouse did not answer.",
     }),

@@ -16,7 +16,7 @@ def make_batch(rows):
         PendingTask(
             Transition(
                 rank=pack_rank(Status.ENQUEUED, now, now + number % 1000),
-                attempt=0,
+                attempt=1,
                 started_at=None,
                 happened_at=time.monotonic() + 60,  # After any clear.
                 fields=MessageFields(

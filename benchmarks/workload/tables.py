@@ -57,7 +57,7 @@ def fill(rows):
                 "INSERT INTO taskstate_task (message_id, status, attempt, actor_name, queue_name, "
                 "description, model_name, app_name, enqueued_at, started_at, finished_at, "
                 "updated_at, stamp, rank, tenant, user_id) "
-                "SELECT gen_random_uuid(), 'done', 0, 'work', "
+                "SELECT gen_random_uuid(), 'done', 1, 'work', "
                 "'default', 'Export of report ' || n, 'Report', 'shop', "
                 "now() - n * interval '1 second', now(), now(), now(), 1, 1, '', 1 "
                 "FROM generate_series(%s, %s) AS n",

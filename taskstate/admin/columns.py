@@ -84,8 +84,3 @@ class TaskColumns:
         """Return the time from the first start of a task to its end, or until now."""
         seconds = elapsed_seconds(task.started_at, task.finished_at, timezone.now())
         return EMPTY if seconds is None else format_html("<bdi>{}</bdi>", format_duration(seconds))
-
-    @admin.display(description=_("attempt"))
-    def attempt_number(self, task: Task) -> int:
-        """Return the number of the latest attempt; the first one has the number 1."""
-        return task.attempt + 1

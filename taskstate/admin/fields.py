@@ -31,7 +31,7 @@ SECTIONS: tuple[tuple[Any, tuple[str, ...]], ...] = (
             "queue_name",
             "owner",
             "target",
-            "attempt_number",
+            "attempt",
             "run_time",
             "worker_text",
             "message_id",

@@ -47,7 +47,7 @@ class TaskAdmin(TaskColumns, TaskFields, _ModelAdmin):
         "state_and_progress",
         "age",
         "run_time",
-        "attempt_number",
+        "attempt",
         "owner",
         "queue_name",
     )

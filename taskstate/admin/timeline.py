@@ -30,19 +30,19 @@ def timeline(task: Task) -> list[Event]:
         waited = format_duration((task.started_at - task.enqueued_at).total_seconds())
         note = _("after waiting for %(duration)s") % {"duration": waited}
         events.append(Event("past", _("Started"), task.started_at, note))
-    if task.attempt and task.status not in {Status.DONE, Status.FAILED, Status.SKIPPED}:
+    if task.attempt > 1 and task.status not in {Status.DONE, Status.FAILED, Status.SKIPPED}:
         # The time is known only until the next transition, which replaces updated_at.
         at = task.updated_at if task.status == Status.DELAYED else None
-        title = _("Attempt %(number)d failed") % {"number": task.attempt}
+        title = _("Attempt %(number)d failed") % {"number": task.attempt - 1}
         events.append(Event("past", title, at, task.error or ""))
     events.append(_present(task))
     return events
 
 
 def _present(task: Task) -> Event:
+    attempt = _("attempt %(number)d") % {"number": task.attempt}
     if task.status == Status.DELAYED:
-        return _delayed(task)
-    attempt = _("attempt %(number)d") % {"number": task.attempt + 1}
+        return _delayed(task, attempt)
     if task.status == Status.ENQUEUED:
         waited = (timezone.now() - task.updated_at).total_seconds()
         duration = format_duration(waited, units=1)
@@ -55,11 +55,8 @@ def _present(task: Task) -> Event:
     return _ended(task)
 
 
-def _delayed(task: Task) -> Event:
-    if task.attempt:
-        note = _("retry %(number)d") % {"number": task.attempt}
-    else:
-        note = _("sent with a delay")
+def _delayed(task: Task, attempt: str) -> Event:
+    note = attempt if task.attempt > 1 else _("sent with a delay")
     due = task.next_attempt_at
     if due is None:
         return Event("delayed", _("Waiting until it is due"), None, note)
@@ -79,7 +76,7 @@ def _ended(task: Task) -> Event:
     elif task.status == Status.FAILED:
         note = _("%(error)s, at attempt %(number)d") % {
             "error": task.error or _("unknown error"),
-            "number": task.attempt + 1,
+            "number": task.attempt,
         }
     elif task.status == Status.DONE:
         took = elapsed_seconds(task.started_at, task.finished_at, timezone.now())

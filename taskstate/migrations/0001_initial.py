@@ -73,8 +73,7 @@ class Migration(migrations.Migration):
                 (
                     "attempt",
                     models.PositiveIntegerField(
-                        default=0,
-                        help_text="How many failed runs came before this one: Dramatiq's retries.",
+                        default=1, help_text="1 in the first run: Dramatiq's retries + 1."
                     ),
                 ),
                 ("actor_name", models.CharField(max_length=300)),

@@ -16,8 +16,8 @@ Further places, depending on the column:
 - It is text: its length in ``transitions.sanitize``, and ``FREE_TEXTS`` there if only people read
   it.  If it is not a detail: ``sanitize.TEXT_LENGTH``, ``PendingTask.statement_bytes`` and
   ``pending.text_bytes``.
-- It is rare and not a detail: ``Transition.has_rare_values``, and the copy of that in
-  ``TransitionQueue.push``.
+- It is rare and not a detail: ``transition.has_rare_values``, the copy of that in
+  ``TransitionQueue.push``, and ``BatchFields.have_rare_values``.
 - It is of a new type: ``ColumnType``, the types and encoders of each dialect, and
   ``rows._CONVERTERS``.
 """
@@ -63,7 +63,7 @@ class Column(NamedTuple):
     type: ColumnType
     #: Returns its values: one for each transition of a batch, in order.
     values: Callable[[BatchFields], Iterable[Any]]
-    #: Whether it is NULL for most transitions; see ``Transition.has_rare_values``.  If a batch has
+    #: Whether it is NULL for most transitions; see ``transition.has_rare_values``.  If a batch has
     #: no rare values at all, these columns are not sent, and the statement sets them to NULL.
     is_rare: bool = False
     #: Whether rows are compared by it.
@@ -82,6 +82,12 @@ class BatchFields:
     def __init__(self, transitions: Iterable[Transition]) -> None:
         self.transition: Any = Transition(*_by_field(transitions))
         self.fields: Any = MessageFields(*_by_field(self.transition.fields))
+
+    @property
+    def have_rare_values(self) -> bool:
+        """Whether any of them has rare values; see ``transition.has_rare_values``."""
+        rare = (self.transition.details, self.fields.metadata, self.fields.stored_message)
+        return any(values.count(None) < len(values) for values in rare)
 
     @functools.cached_property
     def details(self) -> Any:

@@ -99,4 +99,4 @@ def _describe(found: Task | None) -> str:
         )
     error = f" Its last error: {found.error}." if found.error else ""
     hint = " Is there a worker running?" if found.status == Status.ENQUEUED else ""
-    return f"It is {found.status}, in attempt {found.attempt + 1}.{error}{hint}"
+    return f"It is {found.status}, in attempt {found.attempt}.{error}{hint}"

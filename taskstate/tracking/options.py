@@ -83,9 +83,9 @@ def read_stamp(message: Any) -> int:
 
 
 def read_attempt(message: Any) -> int:
-    """Return how many runs of ``message`` there were before this one."""
-    attempt = message.options.get("retries")  # Absent on the first attempt.
-    return 0 if attempt is None else sanitize.clean_count(attempt, sanitize.MAX_ATTEMPT)
+    """Return the number of the attempt of ``message``: 1 for the first one."""
+    retries = message.options.get("retries")  # Absent in the first attempt.
+    return 1 if retries is None else 1 + sanitize.clean_count(retries, sanitize.MAX_ATTEMPT - 1)
 
 
 def read_started_at(message: Any) -> int | None:

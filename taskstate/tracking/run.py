@@ -190,7 +190,9 @@ def current_run() -> tuple[Run, Callable[[Any], None]] | None:
     """Return the run that the calling code belongs to, and the function that pushes its progress.
     Return None outside of a run, and after it has ended."""
     found = _current_run.get()
-    return None if found is None or found[0].ended_at is not None else found
+    if found is None or found[0].ended_at is not None or found[0].is_released:
+        return None
+    return found
 
 
 # Dramatiq makes one ``MessageProxy`` for each message that a worker receives, and passes it to all

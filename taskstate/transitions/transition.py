@@ -72,7 +72,7 @@ class Transition(NamedTuple):
 
     #: See ``rank.pack_rank``.
     rank: int
-    #: How many runs there were before this one: Dramatiq's ``retries``.
+    #: The number of the attempt, 1 for the first one: Dramatiq's ``retries`` + 1.
     attempt: int
     #: When the first run began, in milliseconds since 1970.  None before that, and if the message
     #: was skipped.

@@ -94,12 +94,13 @@ def _note(task: Task, error: str) -> str:
     if task.status == Status.SKIPPED:
         return ""
     parts = []
+    is_retry = task.attempt > 1
     if task.status == Status.DELAYED and task.next_attempt_at is not None:
-        due = {"number": task.attempt + 1, "time": _label(task.next_attempt_at, seconds=True)}
-        text = _("Attempt %(number)s at %(time)s") if task.attempt else _("Starts at %(time)s")
+        due = {"number": task.attempt, "time": _label(task.next_attempt_at, seconds=True)}
+        text = _("Attempt %(number)s at %(time)s") if is_retry else _("Starts at %(time)s")
         parts.append(text % due)
-    elif task.attempt and task.status != Status.DONE:
-        parts.append(_("Attempt %(number)s") % {"number": task.attempt + 1})
+    elif is_retry and task.status != Status.DONE:
+        parts.append(_("Attempt %(number)s") % {"number": task.attempt})
     if task.status in {Status.RUNNING, Status.DONE}:
         parts.append(task.progress_text or "")
     else:

@@ -369,11 +369,11 @@ def test_the_timeline_says_what_a_task_waits_for():
         ("Waiting for a worker for 1 h", "attempt 1"),
     ]
     *_, failed, due = summarize(
-        Status.DELAYED, attempt=2, started_at=started, error="E: x", next_attempt_at=soon
+        Status.DELAYED, attempt=3, started_at=started, error="E: x", next_attempt_at=soon
     )
     assert failed == ("Attempt 2 failed", "E: x")
     assert re.fullmatch(r"Due in 5 min \d+ s", due[0])
-    assert due[1] == "retry 2"
+    assert due[1] == "attempt 3"
     sent = summarize(Status.DELAYED, next_attempt_at=soon)
     assert [note for _, note in sent] == ["", "sent with a delay"]
     late = summarize(Status.DELAYED, next_attempt_at=now - 3 * minutes)
@@ -393,7 +393,7 @@ def test_the_timeline_says_how_a_task_ended():
 
     done = summarize(Status.DONE, started_at=started, finished_at=now)
     assert done[-1] == ("Done", "after 1 min 10 s")
-    failed = summarize(Status.FAILED, finished_at=now, attempt=2, error="E: x")
+    failed = summarize(Status.FAILED, finished_at=now, attempt=3, error="E: x")
     assert failed == [("Enqueued", ""), ("Failed", "E: x, at attempt 3")]
     assert "lost" in summarize(Status.FAILED, finished_at=now, error="lost")[-1][1]
     assert summarize(Status.SKIPPED, finished_at=now)[-1] == ("Skipped", "")

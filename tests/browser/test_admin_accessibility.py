@@ -42,7 +42,7 @@ def tasks(users):
             enqueued_at=now - datetime.timedelta(minutes=number),
             started_at=now - datetime.timedelta(seconds=30),
             updated_at=now,
-            attempt=1,
+            attempt=2,
             error="ValueError: no such row",
             traceback="Traceback (most recent call last):\n  ...",
             progress=40,

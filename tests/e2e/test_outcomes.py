@@ -100,7 +100,7 @@ def scenario(fn):
 def done(position):
     story = Story(position=position)
     message = story.actor().send(for_state=STATE)
-    story.expect(message, "enqueued running done", status="done", attempt=0)
+    story.expect(message, "enqueued running done", status="done", attempt=1)
     return story
 
 
@@ -109,7 +109,7 @@ def empty_state(position):
     story = Story(position=position)
     message = story.actor().send(for_state={})
     values = {"user_id": None, "model_name": "", "app_name": "", "description": ""}
-    story.expect(message, "enqueued running done", status="done", attempt=0, **values)
+    story.expect(message, "enqueued running done", status="done", attempt=1, **values)
     return story
 
 
@@ -117,7 +117,7 @@ def empty_state(position):
 def failed_for_good(position):
     story = Story(position=position)
     message = story.actor(failing(1), max_retries=0).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0)
+    story.expect(message, "enqueued running failed", status="failed", attempt=1)
     return story
 
 
@@ -125,7 +125,7 @@ def failed_for_good(position):
 def throws(position):
     story = Story(position=position)
     message = story.actor(failing(1), throws=Boom).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0)
+    story.expect(message, "enqueued running failed", status="failed", attempt=1)
     return story
 
 
@@ -139,7 +139,7 @@ def done_on_retry(position):
         message,
         signals,
         status="done",
-        attempt=2,
+        attempt=3,
         # The first run's start stays.
         started_before=lambda: fn.runs[0],
     )
@@ -155,7 +155,7 @@ def retries_exhausted(position):
         message,
         "enqueued running delayed? enqueued? running failed",
         status="failed",
-        attempt=1,
+        attempt=2,
         started_before=lambda: fn.runs[0],
     )
     return story
@@ -170,10 +170,10 @@ def skipped_by_age_limit(position):
     if AGE_LIMIT_SKIPS:
         # Listed before AgeLimit, we see the run begin.
         signals = "enqueued running? skipped"
-        story.expect(message, signals, status="skipped", attempt=0, started=False)
+        story.expect(message, signals, status="skipped", attempt=1, started=False)
     else:
         signals = "enqueued running failed"
-        story.expect(message, signals, status="failed", attempt=0)
+        story.expect(message, signals, status="failed", attempt=1)
     story.tasks[0][1]["enqueued_at_ms"] = message.message_timestamp - 60_000
     return story
 
@@ -193,7 +193,7 @@ def skipped_by_the_actor(position):
         raise dm.SkipMessage
 
     message = story.actor(skip).send(for_state=STATE)
-    story.expect(message, "enqueued running skipped", status="skipped", attempt=0, started=False)
+    story.expect(message, "enqueued running skipped", status="skipped", attempt=1, started=False)
     return story
 
 
@@ -216,7 +216,7 @@ def skipped_and_sent_again_with_a_delay(position):
     story = Story(SkipOnce(1), position=position)
     message = story.actor().send(for_state=STATE)
     signals = "enqueued running? delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -225,7 +225,7 @@ def skipped_and_sent_again_at_once(position):
     story = Story(SkipOnce(None), position=position)
     message = story.actor().send(for_state=STATE)
     signals = "enqueued running? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -234,7 +234,7 @@ def delayed(position):
     story = Story(position=position)
     message = story.actor().send_with_options(kwargs={"for_state": STATE}, delay=0)
     signals = "delayed enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0)
+    story.expect(message, signals, status="done", attempt=1)
     return story
 
 
@@ -246,7 +246,7 @@ def message_fail(position):
 
     story = Story(FailIt(), position=position)
     message = story.actor().send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0)
+    story.expect(message, "enqueued running failed", status="failed", attempt=1)
     return story
 
 
@@ -258,7 +258,7 @@ def unknown_actor(position):
     del story.broker.actors["act"]
     story.tells_from_consumer = True
     story.expect(
-        message, "enqueued failed", status="failed", attempt=0, started=False, error=ACTOR_NOT_FOUND
+        message, "enqueued failed", status="failed", attempt=1, started=False, error=ACTOR_NOT_FOUND
     )
     return story
 
@@ -280,7 +280,7 @@ def unknown_actor_of_a_retry(position):
         message,
         "enqueued running delayed? enqueued? failed",
         status="failed",
-        attempt=1,
+        attempt=2,
         error=f"{ACTOR_NOT_FOUND} The attempt before: Boom",
         started_before=lambda: fn.runs[0],
     )
@@ -291,7 +291,7 @@ def unknown_actor_of_a_retry(position):
 def no_retries_middleware(position):
     story = Story(position=position, retries=False)
     message = story.actor(failing(1)).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0)
+    story.expect(message, "enqueued running failed", status="failed", attempt=1)
     return story
 
 
@@ -308,7 +308,7 @@ def time_limit_in_the_actor(position):
             pass
 
     message = story.actor(endless, max_retries=0).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0)
+    story.expect(message, "enqueued running failed", status="failed", attempt=1)
     return story
 
 
@@ -334,7 +334,7 @@ def time_limit_in_our_before_hook(position):
     story = Story(state=Interrupted("before_process_message"), position=position)
     message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1)
+    story.expect(message, signals, status="done", attempt=2)
     return story
 
 
@@ -344,7 +344,7 @@ def time_limit_in_our_after_hook(position):
     story = Story(state=Interrupted("after_process_message"), position=position)
     message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1)
+    story.expect(message, signals, status="done", attempt=2)
     return story
 
 
@@ -352,7 +352,7 @@ def time_limit_in_our_after_hook(position):
 def time_limit_in_our_after_hook_for_good(position):
     story = Story(state=Interrupted("after_process_message"), position=position)
     message = story.actor(max_retries=0).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0)
+    story.expect(message, "enqueued running failed", status="failed", attempt=1)
     return story
 
 
@@ -377,7 +377,7 @@ def shutdown(position):
     story.then = stop_the_first_worker
     story.restarts = True
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1)
+    story.expect(message, signals, status="done", attempt=2)
     return story
 
 
@@ -396,7 +396,7 @@ def interrupted_before_our_hook(position):
     story = Story(Interrupt(), position=position)
     message = story.actor(max_retries=1).send(for_state=STATE)
     signals = "enqueued running? delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1)
+    story.expect(message, signals, status="done", attempt=2)
     return story
 
 
@@ -413,7 +413,7 @@ def another_message_sent_after_the_retry(position):
     notify = story.actor(actor_name="notify")
     message = story.actor(failing(1), max_retries=1).send(for_state=STATE)
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=1)
+    story.expect(message, signals, status="done", attempt=2)
     return story
 
 
@@ -431,7 +431,7 @@ def sent_again_by_its_own_actor(position):
     message = story.actor(again).send(for_state=STATE)
     # The first run's "done" is older than the message that it sent.
     signals = "enqueued running delayed? enqueued? running done"
-    story.expect(message, signals, status="done", attempt=0, started_after=lambda: runs[0])
+    story.expect(message, signals, status="done", attempt=1, started_after=lambda: runs[0])
     return story
 
 
@@ -455,7 +455,7 @@ def dead_letter_sent_again(position):
         message,
         signals,
         status="done",
-        attempt=0,
+        attempt=1,
         started_before=lambda: fn.runs[0],
     )
     return story
@@ -480,7 +480,7 @@ def run_twice_after_a_crash(position):
         # The second "running" is older than the first "done": the same stamp, an earlier phase.
         "enqueued running done done",
         status="done",
-        attempt=0,
+        attempt=1,
         started_after=lambda: fn.runs[0],
     )
     return story
@@ -497,7 +497,7 @@ def retry_that_can_not_be_enqueued(position):
 
     story = Story(Broken(), position=position)
     message = story.actor(failing(1), max_retries=1).send(for_state=STATE)
-    story.expect(message, "enqueued running failed", status="failed", attempt=0)
+    story.expect(message, "enqueued running failed", status="failed", attempt=1)
     return story
 
 
@@ -510,8 +510,8 @@ def pipeline_sent_twice(position):
     two = second.message_with_options(kwargs={"for_state": STATE}, pipe_ignore=True)
     for _ in range(2):
         dramatiq.pipeline([one, two], broker=story.broker).run()
-    story.expect(one, "", status="done", attempt=0, actor_name="first")
-    story.expect(two, "", status="done", attempt=0, actor_name="second")
+    story.expect(one, "", status="done", attempt=1, actor_name="first")
+    story.expect(two, "", status="done", attempt=1, actor_name="second")
     story.signals = None
     return story
 

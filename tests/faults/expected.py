@@ -1,7 +1,7 @@
 """The rows that there must be, by what was sent alone."""
 
 #: How a message of each kind ends: status and attempt.
-ENDS = {"succeed": ("done", 0), "fail_once": ("done", 1), "fail_for_good": ("failed", 0)}
+ENDS = {"succeed": ("done", 1), "fail_once": ("done", 2), "fail_for_good": ("failed", 1)}
 
 QUERY = (
     "SELECT message_id, status, attempt, queue_name, enqueued_at, started_at, finished_at,"

@@ -145,8 +145,8 @@ class Life:
 
     @property
     def attempt(self):
-        """How many runs came before the last one."""
-        return 0 if self.never_becomes_due else self.retries
+        """The number of the last attempt."""
+        return 1 if self.never_becomes_due else self.retries + 1
 
     @property
     def never_becomes_due(self):

@@ -108,7 +108,7 @@ class Load:
                 unfinished.append(str(task.pk))
             elif task.status != ENDS[kind]:
                 others.append(f"{task.description!r} is {task.status}")
-            elif kind != "skip" and task.attempt != (kind == "fail_once"):
+            elif kind != "skip" and task.attempt != 1 + (kind == "fail_once"):
                 others.append(f"{task.description!r} is {task.status} at attempt {task.attempt}")
             elif kind != "skip" and not (
                 task.enqueued_at <= task.started_at <= task.finished_at == task.updated_at

@@ -62,7 +62,7 @@ def push_transitions(state, choice, best):
         for _ in range(choice.randint(1, 20)):
             number = first + choice.randrange(WINDOW)
             status = choice.choice(list(PLACES))
-            stamp, at, attempt = choice.randrange(3), choice.randrange(5), choice.randrange(3)
+            stamp, at, attempt = choice.randrange(3), choice.randrange(5), choice.randint(1, 3)
             started_at, enqueued_at = choice.choice([None, 0, 1]), choice.randrange(2)
             description = choice.choice(["", "a", "B", "ä", "😀"])
             user = choice.choice([None, 2, 10])

@@ -367,7 +367,7 @@ def test_rows_that_another_transaction_holds_are_reported(server_database, monke
     try:
         other.set_autocommit(False)
         with other.cursor() as cursor:
-            cursor.execute("UPDATE taskstate_task SET attempt = 1")
+            cursor.execute("UPDATE taskstate_task SET attempt = 2")
         with pytest.raises(CommandError, match=r"Another transaction holds tasks.*0 were deleted"):
             clear("--status", "done", "--yes")
     finally:

@@ -111,7 +111,7 @@ def test_the_newest_come_first(database):
         Status.RUNNING,
         80.5,
         started_at=started,
-        attempt=2,
+        attempt=3,
         description="報告",
         details=running,
     )
@@ -119,8 +119,8 @@ def test_the_newest_come_first(database):
         first, second = once()
 
     bar, error = ["████░░░░░░", "42 %"], "ValueError: no"
-    assert cells(first) == ["1 min", "running", *bar, "2", "actor", "報告", "1 min 15 s", error]
-    assert cells(second)[:4] == ["5 min", "done", "actor", "Old"]
+    assert cells(first) == ["1 min", "running", *bar, "3", "actor", "報告", "1 min 15 s", error]
+    assert cells(second)[:5] == ["5 min", "done", "1", "actor", "Old"]
     selects = [query["sql"] for query in queries if "taskstate_task" in query["sql"]]
     assert len(selects) == 1
     assert "traceback" not in selects[0]
@@ -136,7 +136,7 @@ def test_it_shows_what_was_asked_for(sqlite):
     write(4, Status.RUNNING, 3 * 86_400, description="four")
 
     def shown(*arguments):
-        return [cells(line)[3] for line in once(*arguments)]
+        return [cells(line)[4] for line in once(*arguments)]
 
     assert shown() == ["three", "two", "one"]
     assert shown("--status", "running", "--status", "failed") == ["three", "two"]

@@ -162,7 +162,7 @@ def test_a_newer_transition_replaces_the_whole_row(store):
 
     (change,) = written.changes
     assert not change.task._state.adding
-    assert (row().status, row().attempt, row().description) == ("enqueued", 0, "new")
+    assert (row().status, row().attempt, row().description) == ("enqueued", 1, "new")
     assert (row().user_id, row().finished_at) == (1, None)
 
 

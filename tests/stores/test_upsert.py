@@ -168,17 +168,17 @@ def test_ties_are_broken_column_by_column(database):
     names = ["tenant", "user_pk", "app_name", "model_name", "description"]
     names += ["queue_name", "actor_name"]
     store = UpsertStore()
-    values = {**dict.fromkeys(names, "b"), "user_pk": 2, "attempt": 1}
+    values = {**dict.fromkeys(names, "b"), "user_pk": 2, "attempt": 2}
     values.update(started_at=START + 1, enqueued_at=START + 1)
     order = [*names, "enqueued_at", "started_at", "attempt"]
     for place, name in enumerate(order):
         # Greater in one column, and smaller in all that are less significant.
         greater = dict(values)
         for lesser in order[:place]:
-            greater[lesser] = {"user_pk": 1, "attempt": 0}.get(
+            greater[lesser] = {"user_pk": 1, "attempt": 1}.get(
                 lesser, START if lesser.endswith("_at") else "a"
             )
-        greater[name] = {"user_pk": 3, "attempt": 2}.get(
+        greater[name] = {"user_pk": 3, "attempt": 3}.get(
             name, START + 2 if name.endswith("_at") else "c"
         )
         for first, second in ((values, greater), (greater, values)):

@@ -32,7 +32,7 @@ def make_transition(status=Status.ENQUEUED, stamp=1, at=START, **values):
     details = {name: values.pop(name) for name in TaskDetails._fields if name in values}
     if details:
         values["details"] = TaskDetails(**details)
-    values = {"attempt": 0, "started_at": None, "happened_at": time.monotonic(), **values}
+    values = {"attempt": 1, "started_at": None, "happened_at": time.monotonic(), **values}
     rank = pack_rank(status, stamp, at)
     return Transition(rank=rank, fields=MessageFields(**fields), **values)
 

@@ -122,7 +122,7 @@ class Life:
             if number:
                 real, host = real + rng.uniform(*pause), self._host()
             delay = rng.uniform(0.001, 20) if case.kind == "delayed" else None
-            self._fault_in = rng.randrange(3) if case.fault != "none" else -1
+            self._fault_in = rng.randint(1, 3) if case.fault != "none" else 0
             self._attempts = rng.choice([1, 2, 3])
             real += rng.uniform(0.00001, 0.002)
             real, used = self._send(real, host, used if case.is_same_object else 0, delay)
@@ -146,7 +146,7 @@ class Life:
         # A worker that sends what follows in a pipeline knows of the broker, a web process doesn't.
         knows = self._case.broker != CARRIED and self._case.kind == "target"
         stamps = self._rule.enqueue(used, self._own, self._now(real, host), may_get_lost=knows)
-        return self._arrive(real, host, stamps, -used, 0, delay), stamps[1]
+        return self._arrive(real, host, stamps, -used, 1, delay), stamps[1]
 
     def _enqueue(self, real, host, earlier, attempt, delay):
         """Enqueue it in a worker; return when all that follows is over."""
@@ -176,7 +176,7 @@ class Life:
         is_hit = self._fault_in == attempt
         if not is_hit:
             return self._end(real, host, stamp, attempt)
-        self._fault_in = -1
+        self._fault_in = 0
         again = real + rng.uniform(0.005, 60)
         if fault == "redelivered while it runs":
             again = rng.uniform(began, real)
@@ -187,7 +187,7 @@ class Life:
 
     def _end(self, real, host, stamp, attempt):
         """End a run: by a retry, or for good."""
-        if attempt + 1 < self._attempts:
+        if attempt < self._attempts:
             delay = self._rng.uniform(*self._case.backoff)
             return self._enqueue(real, host, stamp, attempt + 1, delay)
         self._add(real, host, stamp, FINISHED, self._rng.randrange(3))

@@ -17,7 +17,7 @@ def transitions(draw):
         status,
         stamp=draw(st.integers(0, 2)),
         at=draw(st.integers(START, START + 2)),
-        attempt=draw(st.integers(0, 1)),
+        attempt=draw(st.integers(1, 2)),
         started_at=started,
         user_pk=draw(st.sampled_from([None, 1, 2])),
         tenant=draw(st.sampled_from(["", "a", "A"])),

@@ -96,7 +96,7 @@ def test_a_test_case_runs_a_task(in_a_test_case, database, shop):
         Group.objects.using(database).create(name="staff")
         task = run_task(shop.actor(promote), "staff", for_state={"description": "Promotion"})
 
-        assert (task.status, task.description, task.attempt) == ("done", "Promotion", 0)
+        assert (task.status, task.description, task.attempt) == ("done", "Promotion", 1)
         assert task.progress == 40
         assert Group.objects.using(database).get().name == "STAFF"
         assert Task.objects.get().pk == task.pk
@@ -110,7 +110,7 @@ def test_retries_do_not_wait(in_a_test_case, shop):
 
     def test():
         task = run_task(shop.failing(times=2))
-        assert (task.status, task.attempt, task.error) == ("done", 2, None)
+        assert (task.status, task.attempt, task.error) == ("done", 3, None)
 
     in_a_test_case(test)
 

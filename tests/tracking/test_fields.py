@@ -30,7 +30,7 @@ def collector():
 
 
 def transition(fields, status=Status.RUNNING):
-    return Transition(pack_rank(status, 1, START), 0, None, 1.0, fields)
+    return Transition(pack_rank(status, 1, START), 1, None, 1.0, fields)
 
 
 def test_a_plain_message_is_not_normalized_in_the_hook(collector):

@@ -23,7 +23,7 @@ def bench(monkeypatch):
 
 
 def push(bench, status=Status.ENQUEUED, **how):
-    bench.sink.push(status, now(), 1, 0, None, make_transition().fields, None, **how)
+    bench.sink.push(status, now(), 1, 1, None, make_transition().fields, None, **how)
 
 
 def set_installed(bench, monkeypatch, *, answer):
@@ -75,6 +75,6 @@ def test_the_options_are_current(bench, settings):
 
 def test_what_can_not_be_tracked_is_not_pushed(bench):
     """The hook had no fields to give."""
-    bench.sink.push(Status.ENQUEUED, now(), 1, 0, None, None, None)
+    bench.sink.push(Status.ENQUEUED, now(), 1, 1, None, None, None)
 
     assert bench.writer.stats().pending == 0

@@ -234,7 +234,7 @@ def write(status, user, **fields):
     """Write a task as a worker does."""
     details = {"error": f"IntegrityError: {SECRET}", "traceback": SECRET, **fields}
     transition = make_transition(
-        status, message_id=make_id(1), user_pk=user.pk, attempt=1, progress_text="mine", **details
+        status, message_id=make_id(1), user_pk=user.pk, attempt=2, progress_text="mine", **details
     )
     with contextlib.closing(open_store(Task.objects.db, lambda: False)) as store:
         store.write([make_pending(transition)])

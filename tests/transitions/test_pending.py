@@ -86,7 +86,7 @@ def test_progress_reports_are_not_in_the_statuses(order):
 def test_each_start_is_in_the_statuses():
     """Also that of a retry, which carries an error, and that of a run after a crash."""
     retried = make_transition(Status.DELAYED, 2, START + 2, error="Boom")
-    again = make_transition(Status.RUNNING, 2, START + 3, attempt=1, error="Boom")
+    again = make_transition(Status.RUNNING, 2, START + 3, attempt=2, error="Boom")
     transitions = [started(), progress(1), retried, again, progress(4, 2)]
 
     assert of_one(transitions) == (Status.RUNNING, Status.DELAYED, Status.RUNNING)

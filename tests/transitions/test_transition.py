@@ -98,7 +98,7 @@ def test_the_greater_of_equal_ranks_does_not_depend_on_the_order():
         make_transition(**rank, tenant="a", happened_at=0),
         make_transition(**rank, tenant="b", happened_at=0),
         make_transition(**rank, description="x", happened_at=0),
-        make_transition(**rank, attempt=1, happened_at=0),
+        make_transition(**rank, attempt=2, happened_at=0),
     ]
     for one, other in itertools.combinations(transitions, 2):
         assert greater(one, other) is greater(other, one)

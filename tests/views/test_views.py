@@ -172,7 +172,7 @@ def test_the_fields_of_a_task(anna):
     Task.objects.create(
         message_id=make_id(1),
         status=Status.DELAYED,
-        attempt=1,
+        attempt=2,
         actor_name="export",
         queue_name="secret-queue",
         user_id=anna.pk,
@@ -208,7 +208,7 @@ def test_the_fields_of_a_task(anna):
         "title": "Export",
         "description": "Export",
         "actor": "export",
-        "attempt": 1,
+        "attempt": 2,
         "progress": 41.9,
         "progress_text": "419 of 1000",
         "percent": "41 %",

@@ -60,8 +60,9 @@ class Dialect(abc.ABC):
         Raises:
           OverflowError: If a number doesn't fit a column of 64 bits.
         """
-        rare = any(transition.has_rare_values for transition in transitions)
-        parameters = self._parameters(BatchFields(transitions), rare=rare)
+        batch = BatchFields(transitions)
+        rare = batch.have_rare_values
+        parameters = self._parameters(batch, rare=rare)
         return self._statements[returning, rare], [*parameters, watermark]
 
     def changed_rows(self, rowcount: int, sent: int) -> int:

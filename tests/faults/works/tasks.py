@@ -39,11 +39,11 @@ OPTIONS = {
 def begin(plans):
     """Return what this attempt has to do, after it was written down."""
     message = CurrentMessage.get_current_message()
-    life, attempt = journal.life(), message.options.get("retries", 0)
+    life, attempt = journal.life(), message.options.get("retries", 0) + 1
     plan = plans[min(life, len(plans) - 1)]
     token = uuid.uuid4().hex
-    outcome = plan[min(attempt, len(plan) - 1)]
-    is_last = attempt >= len(plan) - 1 or outcome not in {"boom", "retry"}
+    outcome = plan[min(attempt, len(plan)) - 1]
+    is_last = attempt >= len(plan) or outcome not in {"boom", "retry"}
     journal.note(message.message_id, token, "began", life, attempt, is_last)
     return message.message_id, token, life, attempt, is_last, outcome
 
