@@ -19,6 +19,7 @@ from taskstate.tracking.for_state import FOR_STATE, DeclaredActors, merge_for_st
 from taskstate.tracking.run import get_run
 from taskstate.tracking.sink import NotCommittedError, TransitionSink
 from taskstate.tracking.tracker import Tracker
+from taskstate.utils import clock
 from taskstate.utils.log_text import for_log
 from taskstate.writer import lifecycle
 from taskstate.writer.metrics import Meter
@@ -110,7 +111,7 @@ class StateMiddleware(dramatiq.Middleware):
           ForStateError: If its ``for_state`` can't be encoded.
         """
         if not self._track(Tracker.before_enqueue, broker, message) and TENANT.function is not None:
-            self._guard(self._tracker.write_tenant_of_followers, message)
+            self._guard(self._tracker.write_tenant_of_followers, message, None)
 
     def after_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
         """Push the transition to ``enqueued`` or ``delayed``."""
@@ -136,7 +137,11 @@ class StateMiddleware(dramatiq.Middleware):
     ) -> None:
         """Record when the run ended, and how.  The acknowledgment decides whether that is
         final."""
-        self._track(Tracker.after_process_message, broker, message, exception)
+        run = get_run(message)
+        if exception is None and run is not None:
+            run.ended_at = clock.now()
+        else:
+            self._track(Tracker.after_process_message, broker, message, exception)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:
         """Record that the message was skipped."""
@@ -145,7 +150,9 @@ class StateMiddleware(dramatiq.Middleware):
     def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push the transition to ``done`` or ``skipped``, or to ``failed`` if the message raised
         and is not retried."""
-        self._track(Tracker.before_ack, broker, message)
+        run = get_run(message)
+        if run is not None:
+            self._guard(self._tracker.before_ack, message, run)
 
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push the transition to ``failed`` or ``skipped``."""
@@ -178,10 +185,10 @@ class StateMiddleware(dramatiq.Middleware):
 
     def _track(
         self,
-        step: Callable[..., None],
+        step: Callable[[Tracker, dramatiq.Broker, Any, Any, dict[str, Any], Any], None],
         broker: dramatiq.Broker,
         message_proxy: Any,
-        *arguments: Any,
+        argument: Any = None,
     ) -> bool:
         """Take a step of the tracker if the message is tracked; return whether it is.
 
@@ -190,6 +197,7 @@ class StateMiddleware(dramatiq.Middleware):
           message_proxy(Message): The message as Dramatiq passes it to the hook: a proxy or the
             message itself.  Each attribute of a proxy costs a call in Python, so the step gets the
             message itself as well.
+          argument: What else the hook got.
         """
         message = message_proxy
         try:
@@ -199,26 +207,28 @@ class StateMiddleware(dramatiq.Middleware):
             if for_state is None:
                 for_state = message.options.get(FOR_STATE)
             actors = self._actors
-            if for_state is None or actors.have_states:
+            if actors.by_name and (for_state is None or actors.have_states):
                 declared = actors.by_name.get(message.actor_name)
                 if declared is not None:
                     for_state = merge_for_state(declared.get(id(broker)), message, for_state)
-                if for_state is None:
-                    return False
+            if for_state is None:
+                return False
             if not isinstance(for_state, dict):
                 _log_wrong_type(message, for_state)
                 return False
-            step(self._tracker, broker, message_proxy, message, for_state, *arguments)
+            step(self._tracker, broker, message_proxy, message, for_state, argument)
         except (NotCommittedError, ForStateError):
             raise  # For Dramatiq, or for the code that sends the message.
         except Exception:
             logger.exception(*_log_arguments(step, message))
         return True
 
-    def _guard(self, step: Callable[[Any], None], message: Any) -> None:
-        """Take a step for a message that is not tracked."""
+    def _guard(self, step: Callable[[Any, Any], None], message: Any, argument: Any) -> None:
+        """Take a step of the tracker that needs no ``for_state``."""
         try:
-            step(message)
+            step(message, argument)
+        except NotCommittedError:
+            raise
         except Exception:
             logger.exception(*_log_arguments(step, message))
 

@@ -45,7 +45,7 @@ def pushed(monkeypatch):
     collector = module.FieldCollector()
 
     def push(writer, transition):
-        normalized = collector.normalize(transition)
+        (normalized,) = collector.normalize([transition])
         if normalized is not None:
             pushes.append(normalized)
 

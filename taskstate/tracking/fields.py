@@ -10,7 +10,6 @@ Fields with such a value are normalized in the hook.
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import Any, Callable, Sequence, Tuple
 
@@ -37,8 +36,13 @@ from taskstate.utils.warn_once import ActorWarnings
 
 logger = logging.getLogger(__name__)
 
-#: Raw fields may wait for the writer if all their texts together are at most this long.
+#: The length of a message id in its usual form.
+_ID_LENGTH = 36
+#: A description waits for the writer if it has at most this many characters.  Names are remembered
+#: if all of a message together have at most this many.
 _SMALL = 1_000
+#: How many combinations of names are remembered.
+_MAX_KNOWN_NAMES = 512
 
 #: The names of an actor, a queue, a model and an app.
 Names = Tuple[str, str, str, str]
@@ -56,15 +60,17 @@ class FieldCollector:
     def __init__(self, options: Options | None = None) -> None:
         self._options = Options() if options is None else options
         self._warnings = ActorWarnings(logger)
+        self._names = KnownNames()
         self._find_user_key: Callable[[], sanitize.UserKey] | None = None
 
     def collect(self, message: Any, for_state: dict[str, Any]) -> RawFields | MessageFields | None:
         """Return the fields of a message, or None if it can't be tracked.  Called in the hooks."""
         get = for_state.get
         message_id, enqueued_at = message.message_id, message.message_timestamp
-        actor_name, queue_name = message.actor_name, message.queue_name
         user_pk, description = get("user_pk"), get("description", "")
-        model_name, app_name = get("model_name", ""), get("app_name", "")
+        actor_name, queue_name, model_name, app_name = self._names.of(
+            message.actor_name, message.queue_name, get("model_name", ""), get("app_name", "")
+        )
         metadata = get("metadata")
         if metadata is not None:
             metadata = self._clean_metadata(metadata, actor_name)
@@ -72,13 +78,6 @@ class FieldCollector:
         tenant = message.options.get(TENANT_OPTION)
         if tenant is None:
             tenant = "" if conf.TENANT.function is None else tenants.UNKNOWN
-        texts = (actor_name, queue_name, description, model_name, app_name, tenant)
-        can_wait = _can_wait(message_id, enqueued_at, user_pk, texts)
-        if can_wait:
-            names = _known_names(actor_name, queue_name, model_name, app_name)
-        else:
-            names = _encodable_names(actor_name, queue_name, model_name, app_name)
-        actor_name, queue_name, model_name, app_name = names
         raw = (
             message_id,
             enqueued_at,
@@ -92,7 +91,18 @@ class FieldCollector:
             stored_message,
             tenant,
         )
-        return raw if can_wait else self._normalize_fields(_encodable_fields(raw))
+        # The writer normalizes values that are small and can't change.
+        if (
+            type(message_id) is str
+            and len(message_id) == _ID_LENGTH
+            and type(enqueued_at) is int
+            and (user_pk is None or type(user_pk) is int)
+            and type(description) is str
+            and len(description) <= _SMALL
+            and (not tenant or sanitize.is_tenant(tenant))
+        ):
+            return raw
+        return self._normalize_fields(_encodable_fields(raw))
 
     def normalize(self, transitions: Sequence[RawTransition]) -> list[Transition | None]:
         """Return transitions with normalized fields, in the same order.  In place of one whose
@@ -232,17 +242,6 @@ class FieldCollector:
         return self._find_user_key()
 
 
-def _can_wait(message_id: Any, enqueued_at: Any, user_pk: Any, texts: tuple[Any, ...]) -> bool:
-    """Return whether the writer can normalize these values: they are small, and can't change."""
-    if type(message_id) is not str or type(enqueued_at) is not int:
-        return False
-    try:
-        size = len("".join(texts))  # It raises a TypeError unless all of them are strings.
-    except TypeError:
-        return False
-    return size + len(message_id) <= _SMALL and (user_pk is None or type(user_pk) is int)
-
-
 # The values that were not replaced when the message was encoded are replaced here: those of a
 # ``for_state`` that an actor was declared with, and those that the project's encoder takes as they
 # are.
@@ -255,27 +254,39 @@ def _encodable_fields(raw: RawFields) -> RawFields:
     return tuple(fields._replace(user_pk=user_pk, description=description))
 
 
-def _encodable_names(
-    actor_name: object, queue_name: object, model_name: object, app_name: object
-) -> Names:
-    """Return names as ``_names`` does, without the cache: they may not be hashable."""
-    model_name = encodable.to_encodable("model_name", model_name)
-    return _names(
-        actor_name, queue_name, model_name, encodable.to_encodable("app_name", app_name)
-    )
+class KnownNames:
+    """The normalized names of actors, queues, models and apps.
 
+    A site has few different names.  So the names of a message are normalized once, and pending
+    tasks share the strings.
+    """
 
-def _names(actor_name: object, queue_name: Any, model_name: object, app_name: object) -> Names:
-    return (
-        _text(actor_name, sanitize.ACTOR_NAME_LENGTH),
-        _text(q_name(queue_name), sanitize.QUEUE_NAME_LENGTH),
-        _text(model_name, sanitize.MODEL_NAME_LENGTH),
-        _text(app_name, sanitize.APP_NAME_LENGTH),
-    )
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Names] = {}
 
+    def of(self, *names: Any) -> Names:
+        """Return the normalized names of an actor, a queue, a model and an app."""
+        try:
+            known = self._known.get(names)
+        except Exception:  # noqa: BLE001 - a name is not a string, and can't be hashed or compared
+            known = None
+        return self._normalize(*names) if known is None else known
 
-#: A site has few different names, so pending tasks share the strings.
-_known_names = functools.lru_cache(maxsize=512)(_names)
+    def _normalize(
+        self, actor_name: Any, queue_name: Any, model_name: Any, app_name: Any
+    ) -> Names:
+        names = (actor_name, queue_name, model_name, app_name)
+        normalized = (
+            _text(actor_name, sanitize.ACTOR_NAME_LENGTH),
+            _text(q_name(queue_name), sanitize.QUEUE_NAME_LENGTH),
+            _text(encodable.to_encodable("model_name", model_name), sanitize.MODEL_NAME_LENGTH),
+            _text(encodable.to_encodable("app_name", app_name), sanitize.APP_NAME_LENGTH),
+        )
+        if {*map(type, names)} == {str} and sum(map(len, names)) <= _SMALL:
+            if len(self._known) >= _MAX_KNOWN_NAMES:
+                self._known.clear()
+            self._known[names] = normalized
+        return normalized
 
 
 def _text(value: object, length: int) -> str:

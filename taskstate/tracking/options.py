@@ -52,13 +52,16 @@ def write_stamp(message: Any, run_stamp: int, *, may_get_lost: bool) -> Stamps:
       run_stamp(int): The stamp of the run, if a run enqueues its own message again; otherwise 0.
       may_get_lost(bool): Whether the broker is known to lose what is written here.
     """
-    earlier = max(abs(read_stamp(message)), run_stamp)
+    options = message.options
+    earlier = run_stamp
+    if STAMP_OPTION in options:
+        earlier = max(abs(read_stamp(message)), run_stamp)
     created_at = message.message_timestamp
     if type(created_at) is not int:
         created_at = sanitize.clean_time(created_at)
     lag = LONG_LAG_MS if may_get_lost else LAG_MS
     stamps = stamps_of_enqueue(earlier, created_at, clock.now()[0], lag)
-    message.options[STAMP_OPTION] = stamps[1]
+    options[STAMP_OPTION] = stamps[1]
     return stamps
 
 

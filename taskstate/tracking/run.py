@@ -10,6 +10,7 @@ from typing import Any, Callable, NamedTuple
 from taskstate import tenants
 from taskstate.tracking.failure import NO_FAILURE, Failure
 from taskstate.tracking.options import (
+    STAMP_OPTION,
     STARTED_AT_OPTION,
     read_attempt,
     read_failure,
@@ -18,7 +19,7 @@ from taskstate.tracking.options import (
     write_failure,
 )
 from taskstate.transitions import sanitize
-from taskstate.transitions.rank import pack_rank
+from taskstate.transitions.rank import MAX_TIME, pack_rank
 from taskstate.transitions.stamp import Stamps, stamp_of_run
 from taskstate.transitions.status import Status
 from taskstate.transitions.transition import (
@@ -88,16 +89,18 @@ class Run:
     is_stamped = True
     _error_is_recorded = False
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, state: dict[str, Any]) -> None:
         self.message_id = message.message_id
-        self.attempt = read_attempt(message)
-        stamp = read_stamp(message)
-        if stamp <= 0:
+        #: The ``for_state`` of the message.
+        self.state = state
+        options = message.options
+        self.attempt = read_attempt(message) if "retries" in options else 1
+        stamp = options.get(STAMP_OPTION)
+        if type(stamp) is not int or not 0 < stamp <= MAX_TIME:
             self.is_stamped = False
-            stamp = stamp_of_run(
-                stamp, sanitize.clean_time(message.message_timestamp), clock.now()[0]
-            )
-        self.stamp = stamp
+            created_at = sanitize.clean_time(message.message_timestamp)
+            stamp = stamp_of_run(read_stamp(message), created_at, clock.now()[0])
+        self.stamp: int = stamp
 
     def restore_error(self, message: Any) -> None:
         """Read why the last attempt failed from the options of the message."""
@@ -199,11 +202,11 @@ def current_run() -> tuple[Run, Callable[[Any], None]] | None:
 # hooks until the message is acknowledged.  So its attribute holds the run.
 
 
-def get_or_create_run(message_proxy: Any, message: Any) -> Run:
+def get_or_create_run(message_proxy: Any, message: Any, state: dict[str, Any]) -> Run:
     """Return the run that the proxy for ``message`` holds.  Create it at the first call."""
     run = get_run(message_proxy)
     if run is None:
-        run = message_proxy.__dict__[_RUN_ATTRIBUTE] = Run(message)
+        run = message_proxy.__dict__[_RUN_ATTRIBUTE] = Run(message, state)
     return run
 
 

@@ -27,15 +27,19 @@ from taskstate.tracking.run import (
     Run,
     ThisThread,
     get_or_create_run,
-    get_run,
     set_current_run,
 )
 from taskstate.tracking.sink import TransitionSink
-from taskstate.transitions.rank import pack_rank
+from taskstate.transitions.rank import add_to_base, base_of, pack_rank
 from taskstate.transitions.status import Status
 from taskstate.utils import clock
 
 logger = logging.getLogger(__name__)
+
+# Looked up once: in a hook it would take longer than the rest of the rank.
+_ENQUEUED = base_of(Status.ENQUEUED)
+_DELAYED = base_of(Status.DELAYED)
+_RUNNING = base_of(Status.RUNNING)
 
 
 class Tracker:
@@ -50,6 +54,8 @@ class Tracker:
         usually passed itself.
       message(Message): The message itself.
       state(dict): Its ``for_state``.
+      argument: What else the hook got: the delay of ``after_enqueue``, and the exception of
+        ``after_process_message``; otherwise None.
     """
 
     def __init__(
@@ -72,7 +78,12 @@ class Tracker:
     # Enqueueing.
 
     def before_enqueue(
-        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
+        self,
+        broker: dramatiq.Broker,
+        message_proxy: Any,
+        message: Any,
+        state: dict[str, Any],
+        argument: None,
     ) -> None:
         """Write into the options of the message, before it is encoded: its stamp, its tenant and,
         in a retry, when the first run began and why the last one failed.
@@ -86,7 +97,7 @@ class Tracker:
             tenants.write_tenant(message.options, thread.tenant())
         # A broker may enqueue the proxy itself.
         is_proxy = message_proxy is not message
-        run = get_or_create_run(message_proxy, message) if is_proxy else thread.run
+        run = get_or_create_run(message_proxy, message, state) if is_proxy else thread.run
         run_stamp = 0
         if run is not None and run.message_id == message.message_id:
             run.write_for_next_run(message)
@@ -124,12 +135,11 @@ class Tracker:
         if attempt > 1 or delay is not None:
             details = read_details(message, is_delayed=delay is not None)
         # Delay 0 is a delay as well: the message goes through the delay queue.
-        status = Status.ENQUEUED if delay is None else Status.DELAYED
-        rank = pack_rank(status, stamp, now_ms)
+        rank = add_to_base(_ENQUEUED if delay is None else _DELAYED, stamp, now_ms)
         started_at = read_started_at(message)
         self._sink.push((rank, attempt, started_at, happened_at, fields, details))
 
-    def write_tenant_of_followers(self, message: Any) -> None:
+    def write_tenant_of_followers(self, message: Any, argument: None) -> None:
         """Write the tenant into the messages that follow an untracked message: they may be
         tracked."""
         tenants.write_tenant_of_followers(message.options, self._this_thread.state.tenant())
@@ -137,7 +147,12 @@ class Tracker:
     # Processing.
 
     def before_delay_message(
-        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
+        self,
+        broker: dramatiq.Broker,
+        message_proxy: Any,
+        message: Any,
+        state: dict[str, Any],
+        argument: None,
     ) -> None:
         """Find out whether the broker loses the options that hooks write."""
         if TENANT.function is not None:
@@ -146,13 +161,18 @@ class Tracker:
             self._record_lost_stamp(broker)
 
     def before_process_message(
-        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
+        self,
+        broker: dramatiq.Broker,
+        message_proxy: Any,
+        message: Any,
+        state: dict[str, Any],
+        argument: None,
     ) -> None:
         """Push the transition to ``running``."""
         if TENANT.function is not None:
             tenants.write_missing_tenant(message)
         now_ms, happened_at = clock.now()
-        run = get_or_create_run(message_proxy, message)
+        run = get_or_create_run(message_proxy, message, state)
         self._this_thread.state.enter(run)
         first_started_at = read_started_at(message)
         run.last_reported_ms = now_ms
@@ -161,7 +181,7 @@ class Tracker:
         if run.attempt > 1:
             run.restore_error(message)
         if fields is not None:
-            rank = pack_rank(Status.RUNNING, run.stamp, now_ms)
+            rank = add_to_base(_RUNNING, run.stamp, now_ms)
             details = run.details(Status.RUNNING) if run.has_details else None
             self._sink.push((rank, run.attempt, run.started_at, happened_at, fields, details))
         set_current_run((run, self._push_deferred))
@@ -177,53 +197,64 @@ class Tracker:
         exception: BaseException | None,
     ) -> None:
         """Record when the run ended, and how."""
-        run = get_or_create_run(message_proxy, message)
+        run = get_or_create_run(message_proxy, message, state)
         run.ended_at = clock.now()
         run.raised = exception is not None
         if exception is not None:
             run.record_error(exception)
 
     def after_skip_message(
-        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
+        self,
+        broker: dramatiq.Broker,
+        message_proxy: Any,
+        message: Any,
+        state: dict[str, Any],
+        argument: None,
     ) -> None:
         """Record that the message was skipped."""
-        run = get_or_create_run(message_proxy, message)
+        run = get_or_create_run(message_proxy, message, state)
         run.ended_at = clock.now()
         run.skipped = True
 
-    def before_ack(
-        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
-    ) -> None:
+    def before_ack(self, message: Any, run: Run) -> None:
         """Push the transition to ``done`` or ``skipped``, or to ``failed`` if the message raised
-        and is not retried."""
-        run: Run | None = get_run(message_proxy)
+        and is not retried.
+
+        Parameters:
+          message(MessageProxy): The message as Dramatiq passes it to the hook.
+          run(Run): Its run.
+        """
         enqueued_id, enqueued_stamp = self._leave(run)
-        if run is not None:
-            run.is_released = True
+        run.is_released = True
+        if run.ended_at is None:
+            run.infer_outcome()
             if run.ended_at is None:
-                run.infer_outcome()
-        if run is None or run.ended_at is None:
-            return  # It did not run.  It is a delayed copy that became due, for example.
+                return  # It did not run.
         # If an exception interrupted ``before_process_message``, the run may not be marked as
         # requeued.  Then the last message that this thread has enqueued shows whether.
         is_retried = run.requeued or (enqueued_id == run.message_id and enqueued_stamp > run.stamp)
         if not run.raised:
-            self._push_outcome(Status.DONE, message, state, run)
+            self._push_outcome(Status.DONE, message, run)
         elif not is_retried:
-            self._push_outcome(Status.FAILED, message, state, run)
+            self._push_outcome(Status.FAILED, message, run)
 
     def before_nack(
-        self, broker: dramatiq.Broker, message_proxy: Any, message: Any, state: dict[str, Any]
+        self,
+        broker: dramatiq.Broker,
+        message_proxy: Any,
+        message: Any,
+        state: dict[str, Any],
+        argument: None,
     ) -> None:
         """Push the transition to ``failed`` or ``skipped``."""
-        run = get_or_create_run(message_proxy, message)
+        run = get_or_create_run(message_proxy, message, state)
         self._leave(run)
         run.is_released = True
         if run.fields is None and message.actor_name not in broker.actors:
             run.record_unknown_actor(message)
-        self._push_outcome(Status.FAILED, message, state, run)
+        self._push_outcome(Status.FAILED, message, run)
 
-    def _push_outcome(self, status: Status, message: Any, state: dict[str, Any], run: Run) -> None:
+    def _push_outcome(self, status: Status, message: Any, run: Run) -> None:
         if run.outcome_pushed:
             return
         if run.skipped:
@@ -232,7 +263,7 @@ class Tracker:
         if run.fields is None:
             if TENANT.function is not None:
                 tenants.write_missing_tenant(message)
-            run.fields = self._collector.collect(message, state)
+            run.fields = self._collector.collect(message, run.state)
         # A message that did not run is rejected in the consumer's thread, which must not wait.
         waits = run.ended_at is not None and self._options.flush_before_ack
         if run.ended_at is None:

@@ -63,15 +63,19 @@ class PendingTask:
         #: When the first transition happened: its ``happened_at``.
         self.first_happened_at = transition[HAPPENED_AT]
         #: The ranks of the merged transitions, in any order, without progress reports.
-        self.history: tuple[int, ...] = () if _is_progress(transition) else (transition[RANK],)
+        self.history: tuple[int, ...] = (transition[RANK],)
         #: Whether an earlier try may have committed it, but the reply was lost.
         self.maybe_committed = False
         #: Threads wait on these until this pending task is resolved.
         self.waiters: tuple[Latch, ...] = ()
+        #: About how much memory it takes, in bytes.
+        self.memory = MESSAGE_BYTES + sys.getsizeof(transition[FIELDS][DESCRIPTION])
         #: Whether the latest transition has rare values.
         self.has_rare_values = has_rare_values(transition)
-        #: About how much memory it takes, in bytes.
-        self.memory = MESSAGE_BYTES + text_bytes(transition)
+        if self.has_rare_values:
+            self.memory = MESSAGE_BYTES + text_bytes(transition)
+            if _is_progress(transition):
+                self.history = ()
 
     @property
     def statuses(self) -> tuple[Status, ...]:
@@ -81,15 +85,18 @@ class PendingTask:
 
     def add(self, transition: RawTransition) -> None:
         """Merge one more transition of the same message."""
-        had_rare_values = self.has_rare_values
-        latest = self.latest = greater(self.latest, transition)  # type: ignore[arg-type]
-        if latest is transition:
-            self.has_rare_values = has_rare_values(transition)
-        if not _is_progress(transition):
+        latest = self.latest
+        is_rare = has_rare_values(transition)
+        if not (is_rare and _is_progress(transition)):
             self._remember(transition[RANK])
+        if transition[RANK] > latest[RANK]:
+            self.latest = transition  # type: ignore[assignment]
+        else:
+            self.latest = greater(latest, transition)  # type: ignore[arg-type]
         # Without rare values only the history has grown, by some bytes: the next measurement counts
         # them.
-        if self.has_rare_values or had_rare_values:
+        if is_rare or self.has_rare_values:
+            self.has_rare_values = has_rare_values(self.latest)
             self._measure()
 
     def merge(self, newer: PendingTask) -> None:

@@ -57,11 +57,21 @@ def pack_rank(status: Status, stamp: int, time_ms: int) -> int:
 
     Both are milliseconds since 1970.  A value out of range is replaced by the end of the range.
     """
+    return add_to_base(_BASES[status._value_], stamp, time_ms)
+
+
+def base_of(status: Status) -> int:
+    """Return the rank of ``status`` at stamp 0 and time 0."""
+    return _BASES[status._value_]
+
+
+def add_to_base(base: int, stamp: int, time_ms: int) -> int:
+    """Return what ``pack_rank`` does, for a status whose base is known."""
     if not 0 <= stamp <= MAX_TIME:
         stamp = min(max(stamp, 0), MAX_TIME)
     if not 0 <= time_ms <= MAX_TIME:
         time_ms = min(max(time_ms, 0), MAX_TIME)
-    return stamp << _STAMP_SHIFT | _BASES[status._value_] | time_ms << TIME_SHIFT
+    return stamp << _STAMP_SHIFT | base | time_ms << TIME_SHIFT
 
 
 def stamp_of(rank: int) -> int:

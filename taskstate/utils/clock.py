@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from time import monotonic, time_ns
 from typing import Tuple
 
 #: One moment, in milliseconds since 1970, and in seconds of the monotonic clock.
@@ -11,4 +11,4 @@ Timestamp = Tuple[int, float]
 
 def now() -> Timestamp:
     """Return the current time."""
-    return int(time.time() * 1000), time.monotonic()
+    return time_ns() // 1_000_000, monotonic()

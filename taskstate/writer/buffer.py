@@ -70,19 +70,26 @@ class Buffer:
         self._oldest_pending: float | None = None
         self.set_limits(max_pending, max_bytes)
 
-    def set_limits(self, max_pending: int, max_bytes: int) -> None:
-        """Set the most messages that may wait, and the most memory that they may take."""
+    def set_limits(
+        self, max_pending: int, max_bytes: int, batch_size: int = Config.max_batch_size
+    ) -> None:
+        """Set the most messages that may wait, the most memory that they may take, and how many
+        fill a batch."""
         self.max_pending = max_pending
         self.max_bytes = max_bytes
+        self._batch_size = batch_size
         self._update_queue_limits()
 
     def _update_queue_limits(self) -> None:
         """Give the queue the memory that the pending tasks do not take, and publish the time of the
         oldest one."""
         left = self.max_bytes - self._pending_bytes
+        max_items = QUEUE_ITEMS_PER_PENDING * self.max_pending
         self.queue.set_limits(
-            max_items=QUEUE_ITEMS_PER_PENDING * self.max_pending,
+            max_items=max_items,
             max_bytes=max(left, self.max_bytes // _QUEUE_SHARE),
+            # As many may fill a batch.
+            wake_at=min(self._batch_size, max_items // 2),
         )
         oldest = next(iter(self._pending.values()), None)
         self._oldest_pending = None if oldest is None else oldest.first_happened_at

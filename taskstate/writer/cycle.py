@@ -16,10 +16,9 @@ from taskstate.conf import Config, Options
 from taskstate.stores import Change, Store, TimeLimitError
 from taskstate.stores.errors import Blocker, find_blocker, summarize
 from taskstate.transitions.pending import PendingTask
-from taskstate.transitions.transition import Transition
 from taskstate.utils.warn_once import ActorWarnings
 from taskstate.writer.announcer import Announcer
-from taskstate.writer.buffer import Buffer
+from taskstate.writer.buffer import Buffer, Normalize
 from taskstate.writer.flush_requests import FlushRequests
 from taskstate.writer.flusher import Flusher, FlushResult
 from taskstate.writer.outage_log import OutageLog
@@ -45,7 +44,7 @@ class FlushCycle:
         self,
         *,
         options: Options | Config,
-        normalize: Callable[[Transition], Transition | None],
+        normalize: Normalize,
         open_store: Callable[[], Store],
         announce: Callable[[Change], None],
         observe: Observer = no_observer,
@@ -87,7 +86,9 @@ class FlushCycle:
           float: Seconds until the next step is due, or None if nothing is pending.
         """
         options = self._options
-        self.buffer.set_limits(options.max_pending, options.max_pending_bytes)
+        self.buffer.set_limits(
+            options.max_pending, options.max_pending_bytes, options.max_batch_size
+        )
         self.backoff.longest = longest_backoff(options.flush_interval)
         self._coalesce()
         if self.requests:

@@ -12,8 +12,14 @@ from taskstate import conf
 from taskstate.stores import Change, Store
 from taskstate.stores.errors import Blocker, exc_info, find_blocker, log_level, summarize
 from taskstate.transitions.pending import PendingTask
-from taskstate.transitions.transition import DeferredTransition, Transition
+from taskstate.transitions.transition import (
+    FIELDS,
+    MESSAGE_ID,
+    DeferredTransition,
+    RawTransition,
+)
 from taskstate.utils.warn_once import ActorWarnings
+from taskstate.writer.buffer import Normalize
 from taskstate.writer.flusher import Flusher
 from taskstate.writer.outage_log import MIGRATE
 from taskstate.writer.stats import Observer, Stats, StatsRecorder, no_observer
@@ -34,7 +40,7 @@ class SynchronousWriter:
     def __init__(
         self,
         *,
-        normalize: Callable[[Transition], Transition | None],
+        normalize: Normalize,
         open_store: Callable[[], Store],
         announce: Callable[[Change], None],
         register: Callable[[SynchronousWriter], None],
@@ -56,7 +62,7 @@ class SynchronousWriter:
         self._observe = self._make_observer()
         self._recorder = StatsRecorder()
 
-    def push(self, transition: Transition) -> None:
+    def push(self, transition: RawTransition) -> None:
         """Write a transition."""
         error = self._write(transition)
         if isinstance(error, SynchronousOnlyOperation) and conf.is_in_memory():
@@ -77,9 +83,9 @@ class SynchronousWriter:
         elif error is not None:
             self._handle_failure(transition, error)
 
-    def _write(self, transition: Transition) -> Exception | None:
+    def _write(self, transition: RawTransition) -> Exception | None:
         """Write a transition and announce it.  Return the error if it can't be written."""
-        normalized = self._normalize(transition)
+        (normalized,) = self._normalize([transition])
         if normalized is None:
             return None
         self._register(self)
@@ -103,7 +109,7 @@ class SynchronousWriter:
             self._announce(change)
         return None
 
-    def _handle_failure(self, transition: Transition, error: Exception) -> None:
+    def _handle_failure(self, transition: RawTransition, error: Exception) -> None:
         self._recorder.add(transitions=1, failed_flushes=1, last_error=summarize(error))
         is_missing = find_blocker(error) is Blocker.MISSING
         logger.log(
@@ -111,7 +117,7 @@ class SynchronousWriter:
             "The state of task %s could not be written, and is not tried again "
             "(TASKSTATE['SYNCHRONOUS'] is on, as it is by default for an SQLite database in "
             "memory).%s",
-            transition.message_id,
+            transition[FIELDS][MESSAGE_ID],
             f" {MIGRATE}" if is_missing else "",
             exc_info=exc_info(error),
         )

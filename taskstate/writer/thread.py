@@ -18,9 +18,8 @@ THREAD_NAME = "taskstate-writer"
 
 #: A thread that has not begun to run after this many seconds is started again.
 START_SECONDS = 1.0
-#: While flushes are limited in rate, a push does not wake the thread: it checks at this interval,
-#: in seconds, whether a batch is full.
-NAP_SECONDS = 0.05
+#: A thread that waits while the writer's thread starts checks at this interval whether it runs.
+START_CHECK_SECONDS = 0.05
 #: After this many idle seconds, connections are closed according to CONN_MAX_AGE.  The next push
 #: wakes the thread.
 IDLE_SECONDS = 1.0
@@ -94,7 +93,7 @@ class BackgroundThread:
             if self._thread is not None:
                 self._wake_event.set()
             elif self._is_starting():
-                limit = min(limit, NAP_SECONDS)
+                limit = min(limit, START_CHECK_SECONDS)
             elif not self._start():
                 self._write_in_this_thread(limit)
             if latch.wait(limit):
@@ -233,7 +232,9 @@ class BackgroundThread:
         """Wait until the next step is due, or until there is work.  Return False if there was no
         work for ``IDLE_SECONDS``."""
         if seconds is not None:
-            self._wake_event.wait(min(seconds, NAP_SECONDS))
+            # The queue wakes it if enough items wait to fill a batch.  The limit is for settings
+            # that change meanwhile.
+            self._wake_event.wait(min(seconds, IDLE_SECONDS))
             return True
         self.is_idle = True
         # A push sets the event only from now on: check what came just before.

@@ -11,6 +11,7 @@ a unit, per 512 bytes.  One operation in C adds to it or removes from it.
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Callable, Iterator, Union
@@ -47,8 +48,8 @@ class TransitionQueue:
     """What was pushed and is not coalesced yet."""
 
     def __init__(self) -> None:
-        #: Called when large transitions take half of the memory, so that the writer can coalesce
-        #: them in time.  It must never wait.
+        #: Called when enough items wait, or when large transitions take half of the memory, so that
+        #: the writer can coalesce them in time.  It must never wait.
         self.wake_writer: Callable[[], None] = _do_nothing
         #: The setting that was exceeded when something was dropped last.
         self.exceeded_setting = ""
@@ -60,20 +61,27 @@ class TransitionQueue:
         self._items: deque[Item] = deque()
         #: One item per unit of the texts of large transitions.
         self._units: deque[None] = deque()
+        #: A push checks the limits if there are more items than this.
+        self._next_check = 0
         self.set_limits(max_items=1, max_bytes=0)
 
-    def set_limits(self, *, max_items: int, max_bytes: int) -> None:
+    def set_limits(self, *, max_items: int, max_bytes: int, wake_at: int = sys.maxsize) -> None:
         """Set the most items that may wait, and about how much memory they may take, in bytes.
-        Beyond that the oldest are dropped."""
+        Beyond that the oldest are dropped.
+
+        Parameters:
+          wake_at(int): The writer is woken once, when more items than this wait.
+        """
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._update_limit()
+        self._next_check = min(self._update_limit(), wake_at)
 
     def _update_limit(self) -> int:
         """Calculate how many items there may be now, for the next pushes, and return it."""
         room = self._max_bytes - _UNIT_BYTES * len(self._units)
         # The newest item stays, however large it is.
         self._limit = limit = min(self._max_items, max(1, room // TRANSITION_BYTES))
+        self._next_check = min(limit, self._next_check)
         return limit
 
     def __len__(self) -> int:
@@ -126,15 +134,15 @@ class TransitionQueue:
             or fields[STORED_MESSAGE] is not None
         ):
             self._count_units(transition)
-        if len(items) > self._limit:
-            self._drop_oldest()
+        if len(items) > self._next_check:
+            self._check_limits()
 
     def push_deferred(self, deferred: DeferredTransition) -> None:
         """Add an object that makes a transition later, if it still exists then.  This is as safe as
         ``push``."""
         self._items.append(weakref.ref(deferred))
-        if len(self._items) > self._limit:
-            self._drop_oldest()
+        if len(self._items) > self._next_check:
+            self._check_limits()
 
     def _count_units(self, transition: RawTransition) -> None:
         """Count the texts of a large transition that was just pushed.  If an exception prevents
@@ -152,6 +160,14 @@ class TransitionQueue:
                 discard()
         except IndexError:  # They were not counted, because of an exception.
             pass
+
+    def _check_limits(self) -> None:
+        """Drop items if there are too many; otherwise there are enough to wake the writer."""
+        if len(self._items) > self._limit:
+            self._drop_oldest()
+        else:
+            self._next_check = self._limit
+            self.wake_writer()
 
     def _drop_oldest(self) -> None:
         """Drop the oldest items until the limits are met."""

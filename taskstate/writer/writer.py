@@ -9,8 +9,9 @@ from typing import Callable
 from taskstate.conf import Config, Options
 from taskstate.stores import Change, Store
 from taskstate.stores.errors import Blocker
-from taskstate.transitions.transition import DeferredTransition, Transition
+from taskstate.transitions.transition import DeferredTransition, RawTransition
 from taskstate.utils.sync import Deadline, Latch
+from taskstate.writer.buffer import Normalize
 from taskstate.writer.cycle import FlushCycle
 from taskstate.writer.outage_log import MIGRATE
 from taskstate.writer.stats import Observer, Stats, no_observer
@@ -26,8 +27,7 @@ class Writer:
 
     Parameters:
       options(Options): The settings in force.
-      normalize(Callable): Normalizes the fields of a transition; returns None if its message can't
-        be tracked.
+      normalize(Callable): Normalizes transitions; see ``Buffer``.
       open_store(Callable): Returns a store for the calling thread.
       announce(Callable): Called with each change after its commit.
       register(Callable): Called with the writer before it writes, so that the process includes it
@@ -41,7 +41,7 @@ class Writer:
         self,
         *,
         options: Options | Config,
-        normalize: Callable[[Transition], Transition | None],
+        normalize: Normalize,
         open_store: Callable[[], Store],
         announce: Callable[[Change], None],
         register: Callable[[Writer], None],
@@ -75,7 +75,7 @@ class Writer:
 
     # For any thread.
 
-    def push(self, transition: Transition) -> None:
+    def push(self, transition: RawTransition) -> None:
         """Add a transition.  This is one append; it never waits, and never uses the database."""
         self._buffer.push(transition)
         if self.thread.is_idle:
@@ -114,7 +114,7 @@ class Writer:
         self._cycle.requests.discard(request)
         return False
 
-    def push_and_wait(self, transition: Transition, time_left: Callable[[], float]) -> bool:
+    def push_and_wait(self, transition: RawTransition, time_left: Callable[[], float]) -> bool:
         """Add a transition, and wait until its pending task is resolved.
 
         Normally it is committed then.  But a greater one may have been committed in its place, or

@@ -11,7 +11,6 @@ import time
 import pytest
 
 from taskstate.conf import Config
-from taskstate.writer.thread import NAP_SECONDS
 from tests.faults import acks
 from tests.faults.load import Load, Queue
 from tests.faults.options import NIGHTLY
@@ -225,4 +224,4 @@ def window_of(pid, killed, log):
     since = killed - LOOK_BACK_SECONDS
     statement = log.longest_statement(pid, since, killed)
     late = max(0.0, log.longest_lateness(pid, since, killed))
-    return Config.flush_interval + NAP_SECONDS + statement + 2 * late
+    return Config.flush_interval + statement + 2 * late

@@ -89,7 +89,7 @@ class Bench:
         self.threads = False
         self.writer = self.make_writer()
         self.synchronous = SynchronousWriter(
-            normalize=lambda transition: transition,
+            normalize=list,
             open_store=lambda: self.store,
             announce=self.announced.append,
             register=self.registered.append,
@@ -104,7 +104,7 @@ class Bench:
     def make_writer(self):
         writer = Writer(
             options=_LiveConfig(self),
-            normalize=lambda transition: transition,
+            normalize=list,
             open_store=lambda: self.store,
             announce=self.announced.append,
             register=self.registered.append,

@@ -20,17 +20,19 @@ class Deferred:
         self.is_dropped = True
 
 
-def as_it_is(transition):
-    return transition
+def as_they_are(transitions):
+    return list(transitions)
 
 
-def lower_id(transition):
-    fields = transition.fields
-    return transition._replace(fields=fields._replace(message_id=fields.message_id.lower()))
+def lower_ids(transitions):
+    return [
+        each._replace(fields=each.fields._replace(message_id=each.message_id.lower()))
+        for each in transitions
+    ]
 
 
 def pushed(*transitions, max_pending=100, **bounds):
-    buffer = Buffer(max_pending, normalize=as_it_is, **bounds)
+    buffer = Buffer(max_pending, normalize=as_they_are, **bounds)
     for transition in transitions:
         buffer.push(transition)
     buffer.coalesce()

@@ -38,7 +38,7 @@ def test_a_plain_message_is_not_normalized_in_the_hook(collector):
     fields = collector.collect(make_message(PLAIN, queue_name="slow.DQ"), PLAIN)
 
     assert fields[2:8] == (7, "act", "slow.DQ", "Export", "Report", "shop")
-    assert collector.normalize(transition(fields)).fields.queue_name == "slow"
+    assert collector.normalize([transition(fields)])[0].fields.queue_name == "slow"
 
 
 @pytest.mark.parametrize("for_state", ODD, ids=lambda for_state: str(for_state)[:30])
@@ -53,7 +53,7 @@ def test_values_that_may_change_or_are_large_are_normalized_in_the_hook(for_stat
     assert fields.queue_name == "slow"
     assert str(fields) == text
     assert all(len(part) <= 300 for part in fields if isinstance(part, str))
-    assert collector.normalize(transition(fields)).fields == fields
+    assert collector.normalize([transition(fields)])[0].fields == fields
 
 
 def test_an_odd_message_that_can_not_be_tracked_is_not_pushed(collector, caplog):
@@ -69,7 +69,7 @@ def test_normalizing_never_raises(collector, monkeypatch, caplog):
     fields = collector.collect(make_message(PLAIN, message_id=make_id(5)), PLAIN)
     monkeypatch.setattr(sanitize, "clean_time", lambda value: 1 / 0)
 
-    assert collector.normalize(transition(fields)) is None
+    assert collector.normalize([transition(fields)]) == [None]
     assert f"Message {make_id(5)} of actor act could not be tracked" in caplog.text
 
 
@@ -94,7 +94,7 @@ def test_names_are_shared(collector):
     for number in range(2):
         actor_name = f"{number // 2}actor"  # Equal, and not the same object.
         message = make_message(PLAIN, actor_name=actor_name, message_id=make_id(number))
-        transitions.append(collector.normalize(transition(collector.collect(message, PLAIN))))
+        transitions.append(*collector.normalize([transition(collector.collect(message, PLAIN))]))
 
     assert transitions[0].fields.actor_name is transitions[1].fields.actor_name
 

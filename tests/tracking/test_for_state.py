@@ -20,7 +20,7 @@ def pushed(monkeypatch):
     collector = module.FieldCollector()
 
     def push(writer, transition):
-        normalized = collector.normalize(transition)
+        (normalized,) = collector.normalize([transition])
         fields.append({name: getattr(normalized.fields, name) for name in FIELDS})
 
     monkeypatch.setattr(module.Writer, "push", push)

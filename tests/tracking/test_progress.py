@@ -237,7 +237,7 @@ def test_ten_thousand_progress_reports_take_one_place_in_the_buffer(state, broke
 def test_progress_is_reported_again_after_a_report_was_dropped(state, broker):
     """The next call reports, though the buffer had no room for the last one."""
     buffer = Buffer(1, FieldCollector().normalize)
-    run = Run(make_message({}))
+    run = Run(make_message({}), {})
     run.progress = Progress(1.0, "", clock.now())
     run.is_reporting = True
     buffer.push_deferred(run)

@@ -18,11 +18,11 @@ from tests.support.buffers import (
     MANY,
     MIB,
     Deferred,
-    as_it_is,
+    as_they_are,
     awaited,
     ids,
     is_open,
-    lower_id,
+    lower_ids,
     make_large,
     pushed,
 )
@@ -47,7 +47,7 @@ def test_transitions_of_a_message_become_one_pending_task():
 
 def test_coalesce_returns_the_number_of_transitions():
     """The statistics count transitions, not messages."""
-    buffer = Buffer(10, normalize=as_it_is)
+    buffer = Buffer(10, normalize=as_they_are)
     for _ in range(3):
         buffer.push(make_transition())
 
@@ -139,7 +139,7 @@ def test_the_oldest_pending_tasks_are_dropped_and_counted():
 
 def test_an_awaited_transition_is_coalesced_like_any_other():
     """It counts as pending before it is coalesced, and its latch stays with its pending task."""
-    buffer = Buffer(10, normalize=as_it_is)
+    buffer = Buffer(10, normalize=as_they_are)
     buffer.push(make_transition(Status.RUNNING))
     latch = awaited(buffer, make_transition(Status.DONE))
     assert len(buffer) == 2
@@ -183,7 +183,7 @@ def fail(transition):
 def test_waiters_are_released_if_a_transition_can_not_be_merged(monkeypatch):
     """Nothing else would release them."""
     monkeypatch.setattr(buffer_module, "PendingTask", fail)
-    buffer = Buffer(max_pending=10, normalize=as_it_is)
+    buffer = Buffer(max_pending=10, normalize=as_they_are)
     latch = awaited(buffer, make_transition(Status.DONE))
     with pytest.raises(MemoryError):
         buffer.coalesce()
@@ -194,7 +194,7 @@ def test_waiters_are_released_if_a_transition_can_not_be_merged(monkeypatch):
 def test_two_threads_can_wait_for_one_message():
     """After a crash a message may run twice at a time.  Both threads are released, also after a
     failed write."""
-    buffer = Buffer(10, normalize=as_it_is)
+    buffer = Buffer(10, normalize=as_they_are)
     first = awaited(buffer, make_transition(Status.DONE))
     buffer.coalesce()
     batch = buffer.pop_batch(MANY)
@@ -212,7 +212,7 @@ def test_two_threads_can_wait_for_one_message():
 
 def test_requeued_tasks_are_still_awaited():
     """A failed write releases no thread."""
-    buffer = Buffer(10, normalize=as_it_is)
+    buffer = Buffer(10, normalize=as_they_are)
     latch = awaited(buffer, make_transition(Status.DONE))
     buffer.coalesce()
     buffer.requeue(buffer.pop_batch(MANY))
@@ -223,14 +223,14 @@ def test_requeued_tasks_are_still_awaited():
 
 def test_an_error_while_a_batch_is_normalized_loses_nothing():
     """All of it stays pending and awaited."""
-    buffer = Buffer(10, normalize=as_it_is)
+    buffer = Buffer(10, normalize=as_they_are)
     buffer.push(make_transition(message_id=make_id(1)))
     latch = awaited(buffer, make_transition(Status.DONE, message_id=make_id(2)))
     buffer.coalesce()
     buffer._normalize = fail
     with pytest.raises(MemoryError):
         buffer.pop_batch(MANY)
-    buffer._normalize = as_it_is
+    buffer._normalize = as_they_are
 
     assert not is_open(latch)
     assert ids(buffer.pop_batch(MANY)) == [make_id(1), make_id(2)]
@@ -277,7 +277,7 @@ def test_a_batch_holds_a_message_once_however_its_id_is_spelled():
         make_transition(message_id="ab" * 16),
         make_transition(Status.DONE, message_id="AB" * 16),
     )
-    buffer = Buffer(10, normalize=lower_id)
+    buffer = Buffer(10, normalize=lower_ids)
     latch = awaited(buffer, upper)
     buffer.push(canonical)
     buffer.coalesce()
@@ -320,7 +320,7 @@ def test_waiters_are_released_if_a_message_can_not_be_tracked():
 
 def test_awaited_tasks_are_never_dropped():
     """Otherwise the message would be acknowledged without its state.  Others are dropped."""
-    buffer = Buffer(2, normalize=as_it_is)
+    buffer = Buffer(2, normalize=as_they_are)
     waiters = [awaited(buffer, make_transition(message_id=make_id(n))) for n in range(3)]
     for number in range(3, 6):
         buffer.push(make_transition(message_id=make_id(number)))
@@ -334,7 +334,7 @@ def test_awaited_tasks_are_never_dropped():
 def test_the_oldest_waiting_transition_is_known():
     """Pending tasks, awaited transitions and those that are not coalesced yet count.  A newer
     transition of the same message changes nothing, and a deferred one has no time yet."""
-    buffer = Buffer(10, normalize=as_it_is)
+    buffer = Buffer(10, normalize=as_they_are)
     assert buffer.oldest_happened_at is None
     buffer.push_awaited(make_transition(message_id=make_id(1), happened_at=7.0), Latch())
     assert buffer.oldest_happened_at == 7.0
@@ -377,7 +377,7 @@ def test_the_oldest_pending_tasks_beyond_max_bytes_are_dropped():
 
 def test_requeued_tasks_are_limited_in_bytes():
     """Awaited tasks are kept."""
-    buffer = Buffer(MANY, normalize=as_it_is, max_bytes=MIB)
+    buffer = Buffer(MANY, normalize=as_they_are, max_bytes=MIB)
     latch = awaited(buffer, make_large(0))
     for number in range(1, 12):
         buffer.push(make_large(number))
@@ -427,7 +427,7 @@ def test_the_counted_memory_is_what_python_takes(size, are_coalesced):
     texts = {"actor_name": "act", "description": "Export of report", "model_name": "Report"}
     if size:
         texts["result"] = "x" * size
-    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer = Buffer(MANY, normalize=as_they_are)
     gc.collect()
     tracemalloc.start()
     for number in range(200):
@@ -446,7 +446,7 @@ def test_the_counted_memory_is_what_python_takes(size, are_coalesced):
 def test_the_memory_of_pending_tasks_is_exact_after_each_step(seed):
     """Also if the buffer is never empty, and an id is spelled in two ways."""
     choice = random.Random(seed)
-    buffer = Buffer(30, normalize=lower_id, max_bytes=MIB)
+    buffer = Buffer(30, normalize=lower_ids, max_bytes=MIB)
     batch = []
     for _ in range(2_000):
         message_id = f"{choice.randrange(40):032x}"
@@ -536,7 +536,7 @@ def test_a_deferred_transition_is_made_when_it_is_coalesced():
         def to_transition(self):
             return make_transition(Status.RUNNING, progress=7)
 
-    buffer = Buffer(10, normalize=as_it_is)
+    buffer = Buffer(10, normalize=as_they_are)
     deferred = Late()
     buffer.push_deferred(deferred)
 
@@ -599,7 +599,7 @@ def test_whoever_waits_for_a_newer_transition_that_can_not_be_normalized_goes_on
     buffer.coalesce()
     buffer._normalize = lambda transition: None
     buffer.requeue(failed)
-    buffer._normalize = as_it_is
+    buffer._normalize = as_they_are
 
     assert is_open(latch)
     (pending,) = buffer.pop_batch(MANY)
@@ -608,7 +608,7 @@ def test_whoever_waits_for_a_newer_transition_that_can_not_be_normalized_goes_on
 
 def test_the_limit_that_was_exceeded_is_named():
     """As many items as are allowed may still be too many bytes."""
-    buffer = Buffer(1, normalize=as_it_is, max_bytes=200_000)
+    buffer = Buffer(1, normalize=as_they_are, max_bytes=200_000)
     for number in range(QUEUE_ITEMS_PER_PENDING):
         buffer.push(make_large(number))
 

@@ -11,14 +11,14 @@ from taskstate.transitions import pending as pending_module
 from taskstate.writer import transition_queue as queue_module
 from taskstate.writer.buffer import QUEUE_ITEMS_PER_PENDING, Buffer
 from taskstate.writer.transition_queue import TRANSITION_BYTES
-from tests.support.buffers import MANY, MIB, Deferred, as_it_is, ids, make_large, pushed
+from tests.support.buffers import MANY, MIB, Deferred, as_they_are, ids, make_large, pushed
 from tests.support.factories import make_id, make_transition
 from tests.support.limits import LIMIT_SECONDS
 
 
 def test_the_queue_is_limited_while_the_writer_is_stuck():
     """A writer that waits for a dead connection can't use up the worker's memory."""
-    buffer = Buffer(2, normalize=as_it_is)
+    buffer = Buffer(2, normalize=as_they_are)
     limit = 2 * QUEUE_ITEMS_PER_PENDING
     for number in range(limit + 3):
         buffer.push(make_transition(message_id=make_id(number)))
@@ -31,7 +31,7 @@ def test_the_queue_is_limited_while_the_writer_is_stuck():
 
 def test_the_queue_is_limited_in_bytes_while_the_writer_is_stuck():
     """Large and small transitions count together.  The oldest are dropped until the rest fits."""
-    buffer = Buffer(MANY, normalize=as_it_is, max_bytes=MIB)
+    buffer = Buffer(MANY, normalize=as_they_are, max_bytes=MIB)
     small = MIB // 2 // TRANSITION_BYTES
     for number in range(small):
         buffer.push(make_transition(message_id=make_id(number)))
@@ -65,7 +65,7 @@ def test_the_queue_may_take_the_memory_that_pending_tasks_leave():
                 return pushes * TRANSITION_BYTES
         raise AssertionError
 
-    free = Buffer(MANY, normalize=as_it_is, max_bytes=MIB)
+    free = Buffer(MANY, normalize=as_they_are, max_bytes=MIB)
     partly = pushed(*map(make_large, range(5)), max_pending=MANY, max_bytes=MIB)
     full = pushed(*map(make_large, range(16)), max_pending=MANY, max_bytes=MIB)
 
@@ -113,7 +113,7 @@ def test_the_newest_transition_is_kept_however_large_it_is():
 
 def test_the_queue_does_not_keep_a_deferred_transition_alive():
     """It is a run, which may hold a large result.  When it is gone, nothing is to be written."""
-    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer = Buffer(MANY, normalize=as_they_are)
     buffer.push_deferred(Deferred("x" * 64_000))
     assert buffer.memory == TRANSITION_BYTES
 
@@ -125,7 +125,7 @@ def test_the_queue_does_not_keep_a_deferred_transition_alive():
 
 def test_a_dropped_deferred_transition_is_notified():
     """Also if the limit in bytes was exceeded."""
-    buffer = Buffer(MANY, normalize=as_it_is, max_bytes=MIB)
+    buffer = Buffer(MANY, normalize=as_they_are, max_bytes=MIB)
     deferred = Deferred()
     buffer.push_deferred(deferred)
     for number in range(20):
@@ -193,7 +193,7 @@ def test_the_counted_memory_stays_right_after_interrupted_pushes(
 ):
     """Exceptions are raised in the threads that push while the writer works.  In the end, what is
     counted is what is there, and an empty buffer counts as 0."""
-    buffer = Buffer(MANY, normalize=as_it_is, max_bytes=max_bytes)
+    buffer = Buffer(MANY, normalize=as_they_are, max_bytes=max_bytes)
     pushers = [Pusher(buffer, seed, pushes=400) for seed in range(4)]
     for pusher in pushers:
         pusher.start()
@@ -250,7 +250,7 @@ def test_texts_that_were_not_counted_do_not_affect_the_count_of_others(monkeypat
     """In particular those that are pushed while the writer coalesces: it subtracts only what was
     counted before."""
     push_while_coalescing(monkeypatch, after=0)
-    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer = Buffer(MANY, normalize=as_they_are)
     push_uncounted(buffer, make_large(0))
     buffer.push(make_large(1))
     buffer.coalesce()
@@ -264,7 +264,7 @@ def test_texts_that_were_not_counted_do_not_affect_the_count_of_others(monkeypat
 def test_texts_of_a_removed_transition_are_no_longer_counted():
     """An exception was raised after a transition was dropped, and before its texts were
     subtracted."""
-    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer = Buffer(MANY, normalize=as_they_are)
     buffer.push(make_large(0))
     buffer.queue._items.popleft()
     assert buffer.memory == 0
@@ -276,7 +276,7 @@ def test_texts_of_a_removed_transition_are_no_longer_counted():
 
 def test_without_any_room_only_the_newest_transition_stays():
     """A push never drops what it has just added."""
-    buffer = Buffer(MANY, normalize=as_it_is, max_bytes=0)
+    buffer = Buffer(MANY, normalize=as_they_are, max_bytes=0)
     for number in (1, 2, 3):
         buffer.push(make_transition(message_id=make_id(number)))
 
@@ -287,7 +287,7 @@ def test_without_any_room_only_the_newest_transition_stays():
 @pytest.mark.parametrize("name", ["metadata", "stored_message", "result"])
 def test_each_large_text_counts_before_it_is_coalesced(name):
     """Transitions may have one of them alone."""
-    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer = Buffer(MANY, normalize=as_they_are)
     buffer.push(make_transition(**{name: "x" * 64_000}))
 
     assert buffer.memory == pytest.approx(64_000 + TRANSITION_BYTES, rel=0.02)
@@ -296,7 +296,7 @@ def test_each_large_text_counts_before_it_is_coalesced(name):
 def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
     """Those that are pushed while the writer coalesces."""
     push_while_coalescing(monkeypatch, after=1)
-    buffer = Buffer(MANY, normalize=as_it_is)
+    buffer = Buffer(MANY, normalize=as_they_are)
     for number in (0, 1):
         buffer.push(make_large(number))
     buffer.queue._items.popleft()
@@ -308,7 +308,7 @@ def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
 
 def test_deferred_transitions_are_bounded_too():
     """Each one that is dropped is notified; those that wait are notified after a fork."""
-    buffer = Buffer(2, normalize=as_it_is)
+    buffer = Buffer(2, normalize=as_they_are)
     limit = 2 * QUEUE_ITEMS_PER_PENDING
     deferred = [Deferred() for _ in range(limit + 3)]
     for each in deferred:
