@@ -54,7 +54,7 @@ class Session:
 
     def database_name(self, name):
         """Return the name of a contender's database on a server."""
-        return f"taskstate_bench_{CONTENDERS[name].slug}"
+        return f"taskstate_bench_{self.tag}_{CONTENDERS[name].slug}"
 
     def prepare(self, name, database):
         """Install a contender and create its database and tables, unless that has been done."""

@@ -290,6 +290,12 @@ def test_contenders_have_databases_of_their_own():
     assert all(slug.isidentifier() or slug[0].isdigit() for slug in slugs)
 
 
+def test_two_runs_at_a_time_have_databases_of_their_own():
+    """So that the end of one does not drop what the other measures."""
+    with Session() as one, Session() as other:
+        assert one.database_name("upsert") != other.database_name("upsert")
+
+
 def test_a_whole_run_takes_each_database_with_each_broker():
     """A smoke run takes each of them once."""
     databases, brokers = ("sqlite", "postgres"), ("stub", "redis", "rabbitmq")
