@@ -7,6 +7,8 @@ import dataclasses
 from benchmarks.paths import PEERS, ROOT
 
 OURS = ("django_dramatiq", "taskstate")
+#: The function that waits until this package's middleware has written all transitions.
+OUR_FLUSH = "taskstate.flush"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Contender:
     taskstate: dict[str, object] = dataclasses.field(default_factory=dict)
     #: The model with one row per message, or None.
     model: str | None = "taskstate.Task"
+    #: The dotted path of a function that waits until all transitions are written.  It takes a
+    #: number of seconds, and returns whether that was enough.  None if hooks write them.
+    flush: str | None = None
     #: Packages that pip installs for it; empty for this package.
     requirements: tuple[str, ...] = ()
     #: Divides the number of messages of a slow contender, so that a round stays short.
@@ -32,7 +37,7 @@ class Contender:
     @property
     def is_ours(self):
         """Whether this package's ``StateMiddleware`` writes its rows."""
-        return not self.requirements and self.model == "taskstate.Task"
+        return self.flush == OUR_FLUSH
 
     @property
     def slug(self):

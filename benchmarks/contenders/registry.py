@@ -1,6 +1,9 @@
 """All contenders, by name."""
 
-from benchmarks.contenders.contender import Contender
+from benchmarks.contenders.contender import OUR_FLUSH, Contender
+
+#: The contender that shows what any tracking costs.
+LIMIT = "limit"
 
 _ALL = (
     Contender("untracked", None, apps=("django_dramatiq",), model=None),
@@ -8,20 +11,24 @@ _ALL = (
         "upsert",
         "taskstate.middleware.StateMiddleware",
         taskstate={"STORE": "upsert"},
+        flush=OUR_FLUSH,
     ),
     Contender(
         "before-ack",
         "taskstate.middleware.StateMiddleware",
         taskstate={"FLUSH_BEFORE_ACK": True},
+        flush=OUR_FLUSH,
     ),
     Contender(
         "orm",
         "taskstate.middleware.StateMiddleware",
         taskstate={"STORE": "orm"},
+        flush=OUR_FLUSH,
     ),
     Contender(
         "plain-orm",
         "benchmarks.contenders.plain_orm.PlainStateMiddleware",
+        flush=OUR_FLUSH,
     ),
     Contender(
         "admin",
@@ -38,6 +45,13 @@ _ALL = (
         requirements=("dramatiq-taskstate==0.3.4", "channels"),
         divisor=10,
         # Its model has an ArrayField.
+        databases=("postgres",),
+    ),
+    Contender(
+        LIMIT,
+        "benchmarks.contenders.limit.LimitMiddleware",
+        flush="benchmarks.contenders.limit.flush",
+        # It writes with COPY.
         databases=("postgres",),
     ),
 )

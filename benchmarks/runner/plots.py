@@ -13,9 +13,10 @@ import textwrap
 from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.runner import figures, rounds
 
-#: Okabe and Ito's colors, which color-blind people can distinguish, and markers for print.
-COLORS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-MARKERS = "osD^vPX"
+#: Okabe and Ito's colors, with gray in place of yellow, which color-blind people can distinguish,
+#: and markers for print.
+COLORS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999")
+MARKERS = "osD^vPX*"
 
 PANEL_INCHES = (5.5, 4.2)
 MAX_COLUMNS = 2

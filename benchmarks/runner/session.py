@@ -151,6 +151,7 @@ class Session:
             "taskstate": contender.taskstate,
             "model": contender.model,
             "is_ours": contender.is_ours,
+            "flush": contender.flush,
             "folder": str(contender.folder),
             "database": self._databases[name, database],
             "broker": "stub://" if broker == "stub" else servers.url(broker),

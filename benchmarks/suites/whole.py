@@ -29,7 +29,16 @@ CHOICES = {
 DEFAULTS = {
     "databases": ("postgres",),
     "brokers": ("stub", "redis"),
-    "contenders": ("untracked", "upsert", "before-ack", "orm", "plain-orm", "admin", "0.3.4"),
+    "contenders": (
+        "untracked",
+        "limit",
+        "upsert",
+        "before-ack",
+        "orm",
+        "plain-orm",
+        "admin",
+        "0.3.4",
+    ),
     "messages": (10_000,),
 }
 TINY = {"contenders": ("untracked", "upsert"), "messages": (100,)}

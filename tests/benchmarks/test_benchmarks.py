@@ -4,6 +4,7 @@ import importlib
 import itertools
 import subprocess
 import sys
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
@@ -17,8 +18,12 @@ from benchmarks.paths import ROOT
 from benchmarks.runner import figures, machine, options, plots, report, rounds, servers
 from benchmarks.runner.figures import Figure, Spread
 from benchmarks.runner.session import Session
+from benchmarks.runner.workload import Workload
 from benchmarks.suites import latency, whole
+from taskstate.transitions.rank import join_rank, pack_rank
+from taskstate.transitions.status import Status
 from tests.support.limits import LIMIT_SECONDS
+from tests.support.needs import need
 
 SUITE = SimpleNamespace(
     CHOICES={
@@ -310,6 +315,47 @@ def test_slow_contenders_take_fewer_messages():
     assert CONTENDERS["upsert"].share(1000) == 1000
     assert CONTENDERS["admin"].share(1000) == 100
     assert CONTENDERS["admin"].share(5) == 1
+
+
+def rows_of(session, name):
+    """Return the rows of a contender's table, as dictionaries without what is NULL."""
+    with servers.cursor(session._databases[name, "postgres"]) as cursor:
+        cursor.execute("SELECT * FROM taskstate_task ORDER BY description")
+        names = [column[0] for column in cursor.description]
+        rows = [dict(zip(names, row)) for row in cursor.fetchall()]
+    return [{name: row[name] for name in names if row[name] is not None} for row in rows]
+
+
+def milliseconds(moment):
+    return round(moment.timestamp() * 1000)
+
+
+def test_the_limit_writes_the_same_rows(django_db_blocker):
+    """In the same columns, with the same values, except for ids, processes and times."""
+    need("postgres")
+    work = Workload("stub", "postgres", 0, 2, 5)
+    differ = {"message_id", "queue_name", "worker", "written_at", "stamp", "rank"}
+    rows = {}
+    with django_db_blocker.unblock(), Session() as session:
+        for name in ("limit", "upsert"):
+            session.prepare(name, "postgres")
+            work.run(session, CONTENDERS[name], warm_up=1)
+            rows[name] = rows_of(session, name)
+
+    for limit, ours in zip(rows["limit"], rows["upsert"]):
+        assert limit.keys() == ours.keys()
+        assert limit["worker"].split(":")[0] == ours["worker"].split(":")[0]
+        texts = {
+            name for name in limit if name not in differ and not isinstance(limit[name], datetime)
+        }
+        assert {name: limit[name] for name in texts} == {name: ours[name] for name in texts}
+        for row in (limit, ours):
+            assert row["enqueued_at"] <= row["started_at"] <= row["finished_at"]
+            assert row["updated_at"] == row["finished_at"]
+            assert milliseconds(row["enqueued_at"]) <= row["stamp"]
+            rank = pack_rank(Status.DONE, row["stamp"], milliseconds(row["finished_at"]))
+            assert join_rank(row["stamp"], row["rank"]) == rank
+    assert len(rows["limit"]) == len(rows["upsert"]) == work.messages
 
 
 def test_the_wrong_package_is_not_measured(monkeypatch, tmp_path):
