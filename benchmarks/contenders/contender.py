@@ -29,6 +29,8 @@ class Contender:
     flush: str | None = None
     #: Packages that pip installs for it; empty for this package.
     requirements: tuple[str, ...] = ()
+    #: The commit that its ``taskstate`` comes from, or None for the working tree.
+    commit: str | None = None
     #: Divides the number of messages of a slow contender, so that a round stays short.
     divisor: int = 1
     #: The databases it supports.
@@ -42,11 +44,13 @@ class Contender:
     @property
     def slug(self):
         """Its name in the form that a database name allows."""
-        return self.name.replace("-", "_").replace(".", "_")
+        return self.name.replace("-", "_").replace(".", "_").replace("@", "_")
 
     @property
     def folder(self):
         """The folder that comes first on its ``PYTHONPATH``."""
+        if self.commit:
+            return PEERS / self.commit
         return PEERS / self.name if self.requirements else ROOT
 
     def share(self, messages):

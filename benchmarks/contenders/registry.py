@@ -1,5 +1,7 @@
 """All contenders, by name."""
 
+import dataclasses
+
 from benchmarks.contenders.contender import OUR_FLUSH, Contender
 
 #: The contender that shows what any tracking costs.
@@ -56,3 +58,11 @@ _ALL = (
     ),
 )
 CONTENDERS = {contender.name: contender for contender in _ALL}
+
+
+def find(name):
+    """Return the contender with a name such as ``upsert``, or ``upsert@7449e23`` for this package
+    as it was at a commit."""
+    base, _, commit = name.partition("@")
+    contender = CONTENDERS[base]
+    return dataclasses.replace(contender, name=name, commit=commit) if commit else contender

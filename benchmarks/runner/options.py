@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.errors import BenchmarkError
 from benchmarks.runner import servers
 
@@ -51,7 +52,7 @@ def parse(argv, suites):
         action="append",
         type=_names,
         metavar="NAME,...",
-        help="the contenders, in the order of their turns",
+        help="the contenders, in the order of their turns; upsert@COMMIT is upsert at a commit",
     )
     parser.add_argument(
         "--messages",
@@ -172,12 +173,24 @@ def check_contenders(given, modules):
       modules(dict): The modules of the suites to run, by name.
     """
     known = dict.fromkeys(one for suite in modules.values() for one in suite.CHOICES["contenders"])
-    unknown = [name for name in _joined(given.contenders) if name not in known]
+    unknown = [
+        name
+        for name in _joined(given.contenders)
+        if not any(_has_contender(suite, name) for suite in modules.values())
+    ]
     if unknown:
         raise BenchmarkError(
             f"There is no contender {', '.join(unknown)} in {', '.join(modules)}; choose from "
             f"{', '.join(known)}."
         )
+
+
+def _has_contender(suite, name):
+    """Return whether a suite has a contender, which may be one of an earlier commit."""
+    base, _, commit = name.partition("@")
+    if base not in suite.CHOICES["contenders"]:
+        return False
+    return not commit or (suite.CHOICES.get("commits", False) and CONTENDERS[base].is_ours)
 
 
 def _joined(lists):
@@ -212,7 +225,7 @@ def _servers(given, key, name, suite, default):
 
 def _contenders(given, name, suite, default):
     requested = _joined(given.contenders)
-    chosen = tuple(one for one in requested if one in suite.CHOICES["contenders"])
+    chosen = tuple(one for one in requested if _has_contender(suite, one))
     if requested and not chosen:
         possible = ", ".join(suite.CHOICES["contenders"])
         raise UnsupportedError(

@@ -214,8 +214,13 @@ def _errors(spreads):
 
 
 def _color(names, name):
-    """Return the color of a contender, which is the same in all plots."""
-    known = list(CONTENDERS) if name in CONTENDERS else names
+    """Return the color of a contender.  Those of the registry have the same in all plots."""
+    known = list(CONTENDERS)
+    if name not in CONTENDERS:
+        # One that no other contender of the plot has.
+        free = [one for one in known if one not in names] or known
+        others = [one for one in names if one not in CONTENDERS]
+        name = free[others.index(name) % len(free)]
     return COLORS[known.index(name) % len(COLORS)]
 
 

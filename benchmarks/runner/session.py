@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 
 from benchmarks.contenders.installation import install
-from benchmarks.contenders.registry import CONTENDERS
+from benchmarks.contenders.registry import find
 from benchmarks.errors import BenchmarkError
 from benchmarks.paths import ROOT, VAR
 from benchmarks.runner import servers
@@ -54,15 +54,15 @@ class Session:
 
     def database_name(self, name):
         """Return the name of a contender's database on a server."""
-        return f"taskstate_bench_{self.tag}_{CONTENDERS[name].slug}"
+        return f"taskstate_bench_{self.tag}_{find(name).slug}"
 
     def prepare(self, name, database):
         """Install a contender and create its database and tables, unless that has been done."""
         if (name, database) in self._databases:
             return
-        install(CONTENDERS[name])
+        install(find(name))
         if database == "sqlite":
-            path = Path(self._folder.name, f"{CONTENDERS[name].slug}.sqlite3")
+            path = Path(self._folder.name, f"{find(name).slug}.sqlite3")
             url = f"sqlite:///{path}"
         else:
             url = servers.create_database(database, self.database_name(name))
@@ -143,7 +143,7 @@ class Session:
                 raise BenchmarkError(f"The workers exited with status {status}:\n{log.read()}")
 
     def _environment(self, name, database, broker, *, samples):
-        contender = CONTENDERS[name]
+        contender = find(name)
         self._brokers.add(broker)
         benchmark = {
             "apps": contender.apps,

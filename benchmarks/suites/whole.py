@@ -3,7 +3,7 @@
 import itertools
 from functools import partial
 
-from benchmarks.contenders.registry import CONTENDERS
+from benchmarks.contenders.registry import CONTENDERS, find
 from benchmarks.runner import plots
 from benchmarks.runner.figures import Figure
 from benchmarks.runner.rounds import Comparison
@@ -25,6 +25,7 @@ CHOICES = {
     "databases": ("sqlite", "postgres", "mariadb"),
     "brokers": ("stub", "redis", "rabbitmq"),
     "contenders": tuple(CONTENDERS),
+    "commits": True,
 }
 DEFAULTS = {
     "databases": ("postgres",),
@@ -56,7 +57,7 @@ def comparisons(options, session):
         measures = {
             name: partial(run, session, name, work)
             for name in options.contenders
-            if database in CONTENDERS[name].databases
+            if database in find(name).databases
         }
         yield Comparison(work.conditions, measures)
 
@@ -74,7 +75,7 @@ def pairs(options):
 def run(session, name, work):
     """Measure one contender once."""
     session.prepare(name, work.database)
-    share, done = work.run(session, CONTENDERS[name], warm_up=WARM_UP_PER_THREAD * work.threads)
+    share, done = work.run(session, find(name), warm_up=WARM_UP_PER_THREAD * work.threads)
     enqueue, process = done["enqueue_seconds"], done["process_seconds"]
     return {
         "enqueued": share / enqueue,

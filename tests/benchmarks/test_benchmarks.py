@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks import __main__ as bench
 from benchmarks import suites
+from benchmarks.contenders import commits, contender
 from benchmarks.contenders.contender import Contender
-from benchmarks.contenders.registry import CONTENDERS
+from benchmarks.contenders.registry import CONTENDERS, find
 from benchmarks.errors import BenchmarkError
 from benchmarks.paths import ROOT
 from benchmarks.runner import figures, machine, options, plots, report, rounds, servers
@@ -67,6 +68,19 @@ def make_report(samples=SAMPLES, **conditions):
     )
 
 
+def git(*arguments):
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a clone of the repository")
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
 def test_contenders_take_turns():
     assert list(rounds.turns(["a", "b", "c"], 2)) == [
         (1, "a"),
@@ -116,6 +130,14 @@ def test_differences_are_taken_round_by_round():
     rows = {row.key: row for row in figures.rows(FIGURES, SAMPLES)}
 
     assert rows["cpu - a"].spreads == {"b": Spread(5, 1, 10)}
+
+
+def test_new_code_is_compared_with_an_earlier_commit():
+    samples = {"a": SAMPLES["a"], "upsert": SAMPLES["b"], "upsert@12ab": SAMPLES["a"]}
+    rows = {row.key: row for row in figures.rows(FIGURES, samples)}
+
+    assert rows["speed / upsert@12ab"].spreads["upsert"] == Spread(0.5, 0.25, 1)
+    assert rows["cpu - upsert@12ab"].spreads["upsert"] == Spread(5, 1, 10)
 
 
 def test_what_was_not_measured_has_no_row():
@@ -250,6 +272,45 @@ def test_an_unknown_contender_is_an_error():
         options.check_contenders(given, {"whole": SUITE})
 
 
+@pytest.mark.parametrize(
+    ("name", "suite"), [("untracked@HEAD", "whole"), ("upsert@HEAD", "flush"), ("orm@12", "hooks")]
+)
+def test_only_this_package_has_commits(name, suite):
+    """And only where a contender runs the package of its own."""
+    given = options.parse(["--contenders", name], ["whole"])
+    with pytest.raises(BenchmarkError, match=f"no contender {name} in {suite}; choose from"):
+        options.check_contenders(given, {suite: suites.load(suite)})
+
+
+def test_a_commit_is_named_by_its_id():
+    """In all that comes of the arguments: the command and the tables."""
+    head = git("rev-parse", "--short", "HEAD")
+
+    assert commits.pin("untracked,upsert@HEAD,orm") == f"untracked,upsert@{head},orm"
+    assert commits.pin("--contenders=upsert@HEAD") == f"--contenders=upsert@{head}"
+    for other in ("--output=me@HEAD", "me@HEAD", "--tiny", "upsert"):
+        assert commits.pin(other) == other
+
+
+def test_the_error_of_an_unknown_commit_names_it(capsys):
+    assert bench.main(["whole", "--contenders", "upsert@no-such-commit"]) == 1
+    assert "no-such-commit" in capsys.readouterr().out
+
+
+def test_a_contender_of_a_commit_runs_its_package(tmp_path, monkeypatch):
+    """And not that of the working tree."""
+    name = f"upsert@{git('rev-parse', '--short', 'HEAD')}"
+    monkeypatch.setattr(contender, "PEERS", tmp_path)
+    with Session() as session:
+        session.prepare(name, "sqlite")
+        share, done = Workload("stub", "sqlite", 0, 2, 3).run(session, find(name), warm_up=0)
+        assert (share, done["missing"]) == (3, 0)
+
+        tmp_path.joinpath(find(name).commit, "taskstate", "middleware.py").write_text("1 / 0")
+        with pytest.raises(BenchmarkError, match="ZeroDivisionError"):
+            session.run(name, "empty_tables", database="sqlite")
+
+
 def test_the_error_of_a_missing_server_states_what_to_do(monkeypatch):
     """Which does not show the password."""
     monkeypatch.setenv("TASKSTATE_POSTGRES_URL", "postgres://me:secret@127.0.0.1:1/x")
@@ -290,8 +351,8 @@ def test_suites_hold_what_suites_hold(name):
 
 
 def test_contenders_have_databases_of_their_own():
-    slugs = {contender.slug for contender in CONTENDERS.values()}
-    assert len(slugs) == len(CONTENDERS)
+    slugs = {one.slug for one in (*CONTENDERS.values(), find("upsert@12ab"), find("upsert@34cd"))}
+    assert len(slugs) == len(CONTENDERS) + 2
     assert all(slug.isidentifier() or slug[0].isdigit() for slug in slugs)
 
 
