@@ -11,7 +11,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.runner import servers
 
 #: The defaults of all suites.  A suite may override them.
-DEFAULTS = {"threads": 8, "rounds": 5, "durations": (0,)}
+DEFAULTS = {"threads": 8, "rounds": 5, "durations": (0,), "database_delays": (0,)}
 TINY = {"threads": 2, "rounds": 2}
 
 
@@ -30,6 +30,8 @@ class Options:
     messages: tuple[int, ...] = ()
     #: Durations of the actor, in milliseconds.
     durations: tuple[float, ...] = ()
+    #: How much longer a round trip to the database takes, in milliseconds.
+    database_delays: tuple[float, ...] = (0,)
     threads: int = 8
     rounds: int = 5
     listener: bool = False
@@ -68,6 +70,14 @@ def parse(argv, suites):
         dest="durations",
         metavar="MS,...",
         help="duration of the actor in milliseconds",
+    )
+    parser.add_argument(
+        "--database-delay",
+        action="append",
+        type=_list_of(_milliseconds),
+        dest="database_delays",
+        metavar="MS,...",
+        help="how much longer a round trip to the database takes, in milliseconds (suite whole)",
     )
     parser.add_argument("--threads", type=_count, metavar="N", help="threads per worker process")
     parser.add_argument("--rounds", type=_count, metavar="N", help="rounds per comparison")
@@ -159,7 +169,7 @@ def for_suite(given, name, suite):
     for key in ("databases", "brokers"):
         values[key] = _servers(given, key, name, suite, values.get(key, ()))
     values["contenders"] = _contenders(given, name, suite, values["contenders"])
-    for key in ("messages", "durations"):
+    for key in ("messages", "durations", "database_delays"):
         values[key] = _joined(getattr(given, key)) or tuple(values.get(key, ()))
     for key in ("threads", "rounds"):
         values[key] = getattr(given, key) or values[key]

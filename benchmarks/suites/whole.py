@@ -4,6 +4,7 @@ import itertools
 from functools import partial
 
 from benchmarks.contenders.registry import CONTENDERS, find
+from benchmarks.errors import BenchmarkError
 from benchmarks.runner import plots
 from benchmarks.runner.figures import Figure
 from benchmarks.runner.rounds import Comparison
@@ -49,11 +50,16 @@ WARM_UP_PER_THREAD = 10
 
 
 def comparisons(options, session):
-    """Yield one per database, broker, duration of the actor and number of messages."""
-    for (database, broker), milliseconds, messages in itertools.product(
-        pairs(options), options.durations, options.messages
+    """Yield one per database, broker, delay of the database, duration of the actor and number of
+    messages."""
+    if "sqlite" in options.databases and any(options.database_delays):
+        raise BenchmarkError(
+            "whole: --database-delay delays a server. Choose one with --database postgres,mariadb."
+        )
+    for (database, broker), delay, milliseconds, messages in itertools.product(
+        pairs(options), options.database_delays, options.durations, options.messages
     ):
-        work = Workload(broker, database, milliseconds, options.threads, messages)
+        work = Workload(broker, database, milliseconds, options.threads, messages, delay)
         measures = {
             name: partial(run, session, name, work)
             for name in options.contenders

@@ -1,7 +1,9 @@
 """The benchmarks: their arithmetic, their options, and a smoke run of the whole thing."""
 
+import dataclasses
 import importlib
 import itertools
+import json
 import subprocess
 import sys
 from datetime import datetime
@@ -17,6 +19,7 @@ from benchmarks.contenders.registry import CONTENDERS, find
 from benchmarks.errors import BenchmarkError
 from benchmarks.paths import ROOT
 from benchmarks.runner import figures, machine, options, plots, report, rounds, servers
+from benchmarks.runner import session as session_module
 from benchmarks.runner.figures import Figure, Spread
 from benchmarks.runner.session import Session
 from benchmarks.runner.workload import Workload
@@ -370,6 +373,52 @@ def test_a_whole_run_takes_each_database_with_each_broker():
 
     assert whole.pairs(full) == list(itertools.product(databases, brokers))
     assert whole.pairs(tiny) == [("sqlite", "stub"), ("postgres", "redis"), ("sqlite", "rabbitmq")]
+
+
+def test_a_whole_run_takes_each_delay_of_the_database():
+    """And names it, unless there is none."""
+    chosen = options.Options(("postgres",), ("stub",), ("upsert",), (10,), (0,))
+    chosen = dataclasses.replace(chosen, database_delays=(0, 1.5))
+    near, far = (one.conditions for one in whole.comparisons(chosen, None))
+
+    assert far == {**near, "database delay": "1.5 ms"}
+
+
+def test_only_a_server_can_be_far_away(capsys):
+    assert bench.main(["whole", "--database", "sqlite", "--database-delay", "1"]) == 1
+    assert "Choose one with --database postgres,mariadb." in capsys.readouterr().out
+
+
+def test_a_far_database_is_reached_through_one_proxy_per_delay(monkeypatch):
+    """And a near one without any."""
+
+    class Proxy:
+        def __init__(self, url, milliseconds):
+            self.milliseconds = milliseconds
+            made.append(milliseconds)
+
+        def through(self, url):
+            return f"{self.milliseconds} ms to {url}"
+
+        def stop(self):
+            made.remove(self.milliseconds)
+
+    def url(delay):
+        environment = session._environment("upsert", "sqlite", "stub", delay, samples=False)
+        return json.loads(environment["BENCHMARK"])["database"]
+
+    made = []
+    monkeypatch.setattr(session_module, "DelayProxy", Proxy)
+    with Session() as session:
+        session._databases["upsert", "sqlite"] = "here"
+        assert [url(delay) for delay in (0, 2, 5, 2)] == [
+            "here",
+            "2 ms to here",
+            "5 ms to here",
+            "2 ms to here",
+        ]
+        assert made == [2, 5]
+    assert made == []
 
 
 def test_slow_contenders_take_fewer_messages():
