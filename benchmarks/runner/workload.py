@@ -15,13 +15,17 @@ class Workload:
     milliseconds: float
     threads: int
     messages: int
+    #: How many milliseconds a round trip to the database takes longer.
+    database_delay: float = 0
 
     @property
     def conditions(self):
         """The conditions that tables and plots show."""
+        far = {"database delay": f"{self.database_delay} ms"} if self.database_delay else {}
         return {
             "broker": self.broker,
             "database": self.database,
+            **far,
             "actor": f"{self.milliseconds} ms",
             "threads": self.threads,
             "messages": self.messages,
@@ -42,6 +46,7 @@ class Workload:
             "send_then_process",
             database=self.database,
             broker=self.broker,
+            database_delay=self.database_delay,
             threads=self.threads,
             milliseconds=self.milliseconds,
             messages=share,

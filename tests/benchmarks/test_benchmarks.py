@@ -1,24 +1,33 @@
 """The benchmarks: their arithmetic, their options, and a smoke run of the whole thing."""
 
+import dataclasses
 import importlib
 import itertools
+import json
 import subprocess
 import sys
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import __main__ as bench
 from benchmarks import suites
+from benchmarks.contenders import commits, contender
 from benchmarks.contenders.contender import Contender
-from benchmarks.contenders.registry import CONTENDERS
+from benchmarks.contenders.registry import CONTENDERS, find
 from benchmarks.errors import BenchmarkError
 from benchmarks.paths import ROOT
 from benchmarks.runner import figures, machine, options, plots, report, rounds, servers
+from benchmarks.runner import session as session_module
 from benchmarks.runner.figures import Figure, Spread
 from benchmarks.runner.session import Session
+from benchmarks.runner.workload import Workload
 from benchmarks.suites import latency, whole
+from taskstate.transitions.rank import join_rank, pack_rank
+from taskstate.transitions.status import Status
 from tests.support.limits import LIMIT_SECONDS
+from tests.support.needs import need
 
 SUITE = SimpleNamespace(
     CHOICES={
@@ -60,6 +69,19 @@ def make_report(samples=SAMPLES, **conditions):
         figures=list(FIGURES),
         comparisons=[rounds.Measured(conditions or {"messages": 10}, samples)],
     )
+
+
+def git(*arguments):
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a clone of the repository")
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 def test_contenders_take_turns():
@@ -111,6 +133,14 @@ def test_differences_are_taken_round_by_round():
     rows = {row.key: row for row in figures.rows(FIGURES, SAMPLES)}
 
     assert rows["cpu - a"].spreads == {"b": Spread(5, 1, 10)}
+
+
+def test_new_code_is_compared_with_an_earlier_commit():
+    samples = {"a": SAMPLES["a"], "upsert": SAMPLES["b"], "upsert@12ab": SAMPLES["a"]}
+    rows = {row.key: row for row in figures.rows(FIGURES, samples)}
+
+    assert rows["speed / upsert@12ab"].spreads["upsert"] == Spread(0.5, 0.25, 1)
+    assert rows["cpu - upsert@12ab"].spreads["upsert"] == Spread(5, 1, 10)
 
 
 def test_what_was_not_measured_has_no_row():
@@ -245,6 +275,45 @@ def test_an_unknown_contender_is_an_error():
         options.check_contenders(given, {"whole": SUITE})
 
 
+@pytest.mark.parametrize(
+    ("name", "suite"), [("untracked@HEAD", "whole"), ("upsert@HEAD", "flush"), ("orm@12", "hooks")]
+)
+def test_only_this_package_has_commits(name, suite):
+    """And only where a contender runs the package of its own."""
+    given = options.parse(["--contenders", name], ["whole"])
+    with pytest.raises(BenchmarkError, match=f"no contender {name} in {suite}; choose from"):
+        options.check_contenders(given, {suite: suites.load(suite)})
+
+
+def test_a_commit_is_named_by_its_id():
+    """In all that comes of the arguments: the command and the tables."""
+    head = git("rev-parse", "--short", "HEAD")
+
+    assert commits.pin("untracked,upsert@HEAD,orm") == f"untracked,upsert@{head},orm"
+    assert commits.pin("--contenders=upsert@HEAD") == f"--contenders=upsert@{head}"
+    for other in ("--output=me@HEAD", "me@HEAD", "--tiny", "upsert"):
+        assert commits.pin(other) == other
+
+
+def test_the_error_of_an_unknown_commit_names_it(capsys):
+    assert bench.main(["whole", "--contenders", "upsert@no-such-commit"]) == 1
+    assert "no-such-commit" in capsys.readouterr().out
+
+
+def test_a_contender_of_a_commit_runs_its_package(tmp_path, monkeypatch):
+    """And not that of the working tree."""
+    name = f"upsert@{git('rev-parse', '--short', 'HEAD')}"
+    monkeypatch.setattr(contender, "PEERS", tmp_path)
+    with Session() as session:
+        session.prepare(name, "sqlite")
+        share, done = Workload("stub", "sqlite", 0, 2, 3).run(session, find(name), warm_up=0)
+        assert (share, done["missing"]) == (3, 0)
+
+        tmp_path.joinpath(find(name).commit, "taskstate", "middleware.py").write_text("1 / 0")
+        with pytest.raises(BenchmarkError, match="ZeroDivisionError"):
+            session.run(name, "empty_tables", database="sqlite")
+
+
 def test_the_error_of_a_missing_server_states_what_to_do(monkeypatch):
     """Which does not show the password."""
     monkeypatch.setenv("TASKSTATE_POSTGRES_URL", "postgres://me:secret@127.0.0.1:1/x")
@@ -285,9 +354,15 @@ def test_suites_hold_what_suites_hold(name):
 
 
 def test_contenders_have_databases_of_their_own():
-    slugs = {contender.slug for contender in CONTENDERS.values()}
-    assert len(slugs) == len(CONTENDERS)
+    slugs = {one.slug for one in (*CONTENDERS.values(), find("upsert@12ab"), find("upsert@34cd"))}
+    assert len(slugs) == len(CONTENDERS) + 2
     assert all(slug.isidentifier() or slug[0].isdigit() for slug in slugs)
+
+
+def test_two_runs_at_a_time_have_databases_of_their_own():
+    """So that the end of one does not drop what the other measures."""
+    with Session() as one, Session() as other:
+        assert one.database_name("upsert") != other.database_name("upsert")
 
 
 def test_a_whole_run_takes_each_database_with_each_broker():
@@ -300,10 +375,97 @@ def test_a_whole_run_takes_each_database_with_each_broker():
     assert whole.pairs(tiny) == [("sqlite", "stub"), ("postgres", "redis"), ("sqlite", "rabbitmq")]
 
 
+def test_a_whole_run_takes_each_delay_of_the_database():
+    """And names it, unless there is none."""
+    chosen = options.Options(("postgres",), ("stub",), ("upsert",), (10,), (0,))
+    chosen = dataclasses.replace(chosen, database_delays=(0, 1.5))
+    near, far = (one.conditions for one in whole.comparisons(chosen, None))
+
+    assert far == {**near, "database delay": "1.5 ms"}
+
+
+def test_only_a_server_can_be_far_away(capsys):
+    assert bench.main(["whole", "--database", "sqlite", "--database-delay", "1"]) == 1
+    assert "Choose one with --database postgres,mariadb." in capsys.readouterr().out
+
+
+def test_a_far_database_is_reached_through_one_proxy_per_delay(monkeypatch):
+    """And a near one without any."""
+
+    class Proxy:
+        def __init__(self, url, milliseconds):
+            self.milliseconds = milliseconds
+            made.append(milliseconds)
+
+        def through(self, url):
+            return f"{self.milliseconds} ms to {url}"
+
+        def stop(self):
+            made.remove(self.milliseconds)
+
+    def url(delay):
+        environment = session._environment("upsert", "sqlite", "stub", delay, samples=False)
+        return json.loads(environment["BENCHMARK"])["database"]
+
+    made = []
+    monkeypatch.setattr(session_module, "DelayProxy", Proxy)
+    with Session() as session:
+        session._databases["upsert", "sqlite"] = "here"
+        assert [url(delay) for delay in (0, 2, 5, 2)] == [
+            "here",
+            "2 ms to here",
+            "5 ms to here",
+            "2 ms to here",
+        ]
+        assert made == [2, 5]
+    assert made == []
+
+
 def test_slow_contenders_take_fewer_messages():
     assert CONTENDERS["upsert"].share(1000) == 1000
     assert CONTENDERS["admin"].share(1000) == 100
     assert CONTENDERS["admin"].share(5) == 1
+
+
+def rows_of(session, name):
+    """Return the rows of a contender's table, as dictionaries without what is NULL."""
+    with servers.cursor(session._databases[name, "postgres"]) as cursor:
+        cursor.execute("SELECT * FROM taskstate_task ORDER BY description")
+        names = [column[0] for column in cursor.description]
+        rows = [dict(zip(names, row)) for row in cursor.fetchall()]
+    return [{name: row[name] for name in names if row[name] is not None} for row in rows]
+
+
+def milliseconds(moment):
+    return round(moment.timestamp() * 1000)
+
+
+def test_the_limit_writes_the_same_rows(django_db_blocker):
+    """In the same columns, with the same values, except for ids, processes and times."""
+    need("postgres")
+    work = Workload("stub", "postgres", 0, 2, 5)
+    differ = {"message_id", "queue_name", "worker", "written_at", "stamp", "rank"}
+    rows = {}
+    with django_db_blocker.unblock(), Session() as session:
+        for name in ("limit", "upsert"):
+            session.prepare(name, "postgres")
+            work.run(session, CONTENDERS[name], warm_up=1)
+            rows[name] = rows_of(session, name)
+
+    for limit, ours in zip(rows["limit"], rows["upsert"]):
+        assert limit.keys() == ours.keys()
+        assert limit["worker"].split(":")[0] == ours["worker"].split(":")[0]
+        texts = {
+            name for name in limit if name not in differ and not isinstance(limit[name], datetime)
+        }
+        assert {name: limit[name] for name in texts} == {name: ours[name] for name in texts}
+        for row in (limit, ours):
+            assert row["enqueued_at"] <= row["started_at"] <= row["finished_at"]
+            assert row["updated_at"] == row["finished_at"]
+            assert milliseconds(row["enqueued_at"]) <= row["stamp"]
+            rank = pack_rank(Status.DONE, row["stamp"], milliseconds(row["finished_at"]))
+            assert join_rank(row["stamp"], row["rank"]) == rank
+    assert len(rows["limit"]) == len(rows["upsert"]) == work.messages
 
 
 def test_the_wrong_package_is_not_measured(monkeypatch, tmp_path):
