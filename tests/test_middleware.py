@@ -19,6 +19,7 @@ from taskstate.middleware import StateMiddleware
 from taskstate.tracking.encodable import ForStateError
 from taskstate.transitions.rank import stamp_of
 from taskstate.transitions.status import Status
+from taskstate.transitions.transition import Transition
 from taskstate.writer.thread import BackgroundThread
 from tests.support.databases import use_database
 from tests.support.harness import task_of
@@ -256,7 +257,7 @@ def test_hooks_may_repeat_themselves(broker, pushed):
         state.before_ack(broker, message)
 
     assert [transition.status for transition in pushed] == [Status.RUNNING, Status.FAILED]
-    assert state._tracker._this_thread.run is None, "the thread has left the run"
+    assert state._tracker._this_thread.state.run is None, "the thread has left the run"
 
 
 def test_the_ack_of_a_delayed_copy_is_no_end(broker, pushed):
@@ -306,7 +307,7 @@ def waited(monkeypatch):
     monkeypatch.setattr(
         module.Writer,
         "push_and_wait",
-        lambda writer, transition, left: transitions.append(transition) or True,
+        lambda writer, transition, left: transitions.append(Transition(*transition)) or True,
     )
     return transitions
 

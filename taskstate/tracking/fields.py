@@ -102,7 +102,7 @@ class FieldCollector:
             and (not tenant or sanitize.is_tenant(tenant))
         ):
             return raw
-        return self._normalize_fields(_encodable_fields(raw))
+        return self._normalize_values(_encodable_fields(message_fields_from(raw)))
 
     def normalize(self, transitions: Sequence[RawTransition]) -> list[Transition | None]:
         """Return transitions with normalized fields, in the same order.  In place of one whose
@@ -143,7 +143,9 @@ class FieldCollector:
     def _normalize_fields(self, raw: RawFields | MessageFields) -> MessageFields | None:
         if isinstance(raw, MessageFields):
             return raw
-        fields = message_fields_from(raw)
+        return self._normalize_values(message_fields_from(raw))
+
+    def _normalize_values(self, fields: MessageFields) -> MessageFields | None:
         try:
             message_id = sanitize.clean_message_id(fields.message_id)
         except ValueError:
@@ -242,16 +244,14 @@ class FieldCollector:
         return self._find_user_key()
 
 
-# The values that were not replaced when the message was encoded are replaced here: those of a
-# ``for_state`` that an actor was declared with, and those that the project's encoder takes as they
-# are.
-
-
-def _encodable_fields(raw: RawFields) -> RawFields:
-    fields = message_fields_from(raw)
-    user_pk = encodable.to_encodable("user_pk", fields.user_pk)
-    description = encodable.to_encodable("description", fields.description)
-    return tuple(fields._replace(user_pk=user_pk, description=description))
+def _encodable_fields(fields: MessageFields) -> MessageFields:
+    """Replace the values that were not replaced when the message was encoded: those of a
+    ``for_state`` that an actor was declared with, and those that the project's encoder takes as
+    they are."""
+    return fields._replace(
+        user_pk=encodable.to_encodable("user_pk", fields.user_pk),
+        description=encodable.to_encodable("description", fields.description),
+    )
 
 
 class KnownNames:
@@ -272,9 +272,7 @@ class KnownNames:
             known = None
         return self._normalize(*names) if known is None else known
 
-    def _normalize(
-        self, actor_name: Any, queue_name: Any, model_name: Any, app_name: Any
-    ) -> Names:
+    def _normalize(self, actor_name: Any, queue_name: Any, model_name: Any, app_name: Any) -> Names:
         names = (actor_name, queue_name, model_name, app_name)
         normalized = (
             _text(actor_name, sanitize.ACTOR_NAME_LENGTH),

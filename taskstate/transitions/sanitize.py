@@ -270,7 +270,7 @@ def clean_time(value: object) -> int:
 
 def are_times(values: Sequence[object]) -> bool:
     """Return whether ``clean_time`` would change none of these values."""
-    return {*map(type, values)} == {int} and 0 <= min(values) and max(values) <= MAX_TIME  # type: ignore[type-var,operator]
+    return {*map(type, values)} == {int} and min(values) >= 0 and max(values) <= MAX_TIME  # type: ignore[type-var,operator]
 
 
 class UserKey(NamedTuple):

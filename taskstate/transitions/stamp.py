@@ -51,7 +51,7 @@ def stamps_of_enqueue(earlier: int, created_at: int, now: int, lag: int = LAG_MS
     if created_at > now:
         return now, now
     earliest = now - lag
-    return created_at if created_at > earliest else earliest, now
+    return max(earliest, created_at), now
 
 
 def stamp_of_run(found: int, created_at: int, now: int) -> int:

@@ -20,9 +20,7 @@ UserPk = Union[int, str, UUID, None]
 #: order of ``MessageFields``.  The names are normalized; the writer normalizes the other values.
 #:
 #: It is a plain tuple, as is a ``RawTransition``: to make a named one takes five times as long.
-RawFields = Tuple[
-    str, int, Any, str, str, str, str, str, Optional[str], Optional[str], str
-]
+RawFields = Tuple[str, int, Any, str, str, str, str, str, Optional[str], Optional[str], str]
 
 
 class MessageFields(NamedTuple):

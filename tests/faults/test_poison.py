@@ -22,7 +22,6 @@ from taskstate.conf import Config
 from taskstate.middleware import StateMiddleware
 from taskstate.models import Task, user_key
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import RawFields
 from tests.faults.options import ALIAS, DATABASE, NIGHTLY
 from tests.support.databases import empty_tables
 from tests.support.factories import make_id, make_transition
@@ -77,7 +76,7 @@ class Flushing:
                 status, message_id=make_id(number), **dict.fromkeys(names, text)
             )
             # The writer normalizes them, as it does what a hook has collected.
-            self.cycle.buffer.push(transition._replace(fields=RawFields(*transition.fields)))
+            self.cycle.buffer.push(transition._replace(fields=tuple(transition.fields)))
 
     def flush(self, rows=ROWS):
         """Return whether all of it went; counts statements, and the rows of each try."""

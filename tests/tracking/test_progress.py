@@ -23,7 +23,7 @@ from taskstate.tracking.fields import FieldCollector
 from taskstate.tracking.run import Progress, Run, set_current_run
 from taskstate.transitions import sanitize
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import Transition
+from taskstate.transitions.transition import DETAILS, RANK
 from taskstate.utils import clock
 from taskstate.utils.warn_once import ActorWarnings
 from taskstate.writer.buffer import QUEUE_ITEMS_PER_PENDING, Buffer
@@ -263,15 +263,15 @@ def test_no_two_reports_of_a_run_are_equal(monkeypatch, broker, state):
     monkeypatch.setattr(clock, "now", lambda: (START, 1.0))
     pushed = []
     monkeypatch.setattr(state._writer, "push", pushed.append)
-    monkeypatch.setattr(state._sink, "push_deferred", pushed.append)
+    monkeypatch.setattr(state._tracker, "_push_deferred", pushed.append)
     with running(state, broker, make_message({})):
         taskstate.set_progress(80)
         first = pushed[-1].to_transition()
         taskstate.set_progress(10)
         second = pushed[-1].to_transition()
-    started, *_, done = (transition for transition in pushed if isinstance(transition, Transition))
-    assert started.rank < first.rank < second.rank < done.rank
-    assert [transition.details.progress for transition in (first, second, done)] == [80, 10, 10]
+    started, *_, done = (transition for transition in pushed if isinstance(transition, tuple))
+    assert started[RANK] < first[RANK] < second[RANK] < done[RANK]
+    assert [each[DETAILS].progress for each in (first, second, done)] == [80, 10, 10]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 from taskstate import conf
 from taskstate.tracking.sink import TransitionSink
 from taskstate.transitions.status import Status
-from taskstate.utils.clock import now
 from tests.support.bench import Bench
 from tests.support.factories import make_transition
 
@@ -23,7 +22,7 @@ def bench(monkeypatch):
 
 
 def push(bench, status=Status.ENQUEUED, **how):
-    bench.sink.push(status, now(), 1, 1, None, make_transition().fields, None, **how)
+    bench.sink.push(make_transition(status), **how)
 
 
 def set_installed(bench, monkeypatch, *, answer):
@@ -71,10 +70,3 @@ def test_the_options_are_current(bench, settings):
 
     assert bench.synchronous.stats().transitions == 2
     assert bench.writer.stats().pending == 1
-
-
-def test_what_can_not_be_tracked_is_not_pushed(bench):
-    """The hook had no fields to give."""
-    bench.sink.push(Status.ENQUEUED, now(), 1, 1, None, None, None)
-
-    assert bench.writer.stats().pending == 0

@@ -17,7 +17,21 @@ from taskstate.transitions.rank import (
     time_of,
 )
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import greater, sort_key
+from taskstate.transitions.transition import (
+    ACTOR_NAME,
+    DESCRIPTION,
+    DETAILS,
+    FIELDS,
+    HAPPENED_AT,
+    MESSAGE_ID,
+    METADATA,
+    RANK,
+    STORED_MESSAGE,
+    TENANT,
+    greater,
+    has_rare_values,
+    sort_key,
+)
 from tests.support.factories import START, make_transition
 from tests.support.strategies import transitions
 
@@ -137,10 +151,27 @@ def test_users_decide_between_transitions_that_are_equal_otherwise():
 
 def test_what_counts_as_rare_values():
     """Each of the values that most transitions don't have."""
-    assert not make_transition().has_rare_values
-    assert make_transition(progress=1.0).has_rare_values
-    assert make_transition(metadata="{}").has_rare_values
-    assert make_transition(stored_message="{}").has_rare_values
+    assert not has_rare_values(make_transition())
+    assert has_rare_values(make_transition(progress=1.0))
+    assert has_rare_values(make_transition(metadata="{}"))
+    assert has_rare_values(make_transition(stored_message="{}"))
+
+
+def test_the_indexes_of_values():
+    """Raw transitions and raw fields have no names."""
+    transition = make_transition(metadata="{}", stored_message="m", tenant="t", progress=1.0)
+    fields = transition.fields
+
+    assert transition[RANK] is transition.rank
+    assert transition[HAPPENED_AT] is transition.happened_at
+    assert transition[FIELDS] is fields
+    assert transition[DETAILS] is transition.details
+    assert fields[MESSAGE_ID] is fields.message_id
+    assert fields[ACTOR_NAME] is fields.actor_name
+    assert fields[DESCRIPTION] is fields.description
+    assert fields[METADATA] is fields.metadata
+    assert fields[STORED_MESSAGE] is fields.stored_message
+    assert fields[TENANT] is fields.tenant
 
 
 def test_what_is_read_from_its_rank():

@@ -10,7 +10,6 @@ from taskstate.conf import Config
 from taskstate.transitions.pending import MAX_BATCH_BYTES, MESSAGE_BYTES
 from taskstate.transitions.sanitize import TEXT_LENGTH
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import RawFields
 from taskstate.utils.sync import Latch
 from taskstate.writer import buffer as buffer_module
 from taskstate.writer.buffer import QUEUE_ITEMS_PER_PENDING, Buffer
@@ -160,11 +159,11 @@ def test_an_awaited_transition_is_coalesced_with_what_its_thread_pushed_before()
     """Even if both are pushed while the writer coalesces: otherwise "done" would be announced
     without "running"."""
 
-    def push_in_between(transition):
-        if transition.message_id == make_id(1):
+    def push_in_between(transitions):
+        if transitions[0].message_id == make_id(1):
             buffer.push(make_transition(Status.RUNNING, message_id=make_id(2)))
             awaited(buffer, make_transition(Status.DONE, message_id=make_id(2)))
-        return transition
+        return transitions
 
     buffer = Buffer(100, normalize=push_in_between)
     buffer.push(make_transition(message_id=make_id(1)))
@@ -238,7 +237,11 @@ def test_an_error_while_a_batch_is_normalized_loses_nothing():
 
 def test_a_message_without_a_valid_id_is_not_kept():
     """It can never be written, so other tasks must not be delayed or dropped for it."""
-    buffer = Buffer(2, normalize=lambda t: t if t.message_id.count("-") == 4 else None)
+
+    def normalize(transitions):
+        return [each if each.message_id.count("-") == 4 else None for each in transitions]
+
+    buffer = Buffer(2, normalize=normalize)
     buffer.push(make_transition(message_id=make_id(1)))
     for number in range(5):
         buffer.push(make_transition(message_id=f"job-{number}"))
@@ -250,19 +253,10 @@ def test_a_message_without_a_valid_id_is_not_kept():
     assert (len(buffer), buffer.dropped) == (1, 0)
 
 
-def test_names_count_as_memory_only_until_they_are_normalized():
-    """A worker decodes new strings for each message.  Normalized messages share them."""
-    raw, normalized = (make_transition(message_id=make_id(n), actor_name="x" * 900) for n in (1, 2))
-    raw = raw._replace(fields=RawFields(*raw.fields))
-    buffer = pushed(raw)
-
-    assert buffer.memory > pushed(normalized).memory + 900
-
-
 def test_only_the_latest_transition_is_normalized():
     """Of three transitions of a message, only one is written."""
     normalized = []
-    buffer = Buffer(10, normalize=lambda transition: normalized.append(transition) or transition)
+    buffer = Buffer(10, normalize=lambda batch: normalized.extend(batch) or batch)
     for status in (Status.ENQUEUED, Status.RUNNING, Status.DONE):
         buffer.push(make_transition(status))
     buffer.coalesce()
@@ -293,13 +287,14 @@ def test_transitions_of_equal_rank_are_compared_by_their_normalized_fields():
     names = {"x": "b", "y": "a"}  # The greater one is the smaller one as it came.
     first, second = make_transition(queue_name="x"), make_transition(queue_name="y")
 
-    def normalize(transition):
-        name = transition.fields.queue_name
-        fields = transition.fields._replace(queue_name=names.get(name, name))
-        return transition._replace(fields=fields)
+    def normalize(transitions):
+        for transition in transitions:
+            name = transition.fields.queue_name
+            fields = transition.fields._replace(queue_name=names.get(name, name))
+            yield transition._replace(fields=fields)
 
     for pair in ([first, second], [second, first]):
-        buffer = Buffer(10, normalize=normalize)
+        buffer = Buffer(10, normalize=lambda transitions: list(normalize(transitions)))
         for transition in pair:
             buffer.push(transition)
         buffer.coalesce()
@@ -309,7 +304,7 @@ def test_transitions_of_equal_rank_are_compared_by_their_normalized_fields():
 
 def test_waiters_are_released_if_a_message_can_not_be_tracked():
     """Its row will never be written."""
-    buffer = Buffer(10, normalize=lambda transition: None)
+    buffer = Buffer(10, normalize=lambda transitions: [None for _ in transitions])
     latch = awaited(buffer, make_transition(Status.DONE))
 
     buffer.coalesce()
@@ -500,7 +495,7 @@ def test_half_empty_is_at_most_half_of_both_limits(messages, text_bytes, expecte
 def test_a_transition_that_can_not_be_normalized_changes_nothing():
     """Of two with an equal rank: the one that is pending stays."""
     first, second = (make_transition(at=START, queue_name=name) for name in ("a", "b"))
-    buffer = Buffer(10, normalize=lambda t: None if t is second else t)
+    buffer = Buffer(10, normalize=lambda batch: [None if t is second else t for t in batch])
     for transition in (first, second):
         buffer.push(transition)
     buffer.coalesce()
@@ -597,7 +592,7 @@ def test_whoever_waits_for_a_newer_transition_that_can_not_be_normalized_goes_on
     failed = buffer.pop_batch(MANY)
     latch = awaited(buffer, make_transition(Status.DONE))
     buffer.coalesce()
-    buffer._normalize = lambda transition: None
+    buffer._normalize = lambda transitions: [None for _ in transitions]
     buffer.requeue(failed)
     buffer._normalize = as_they_are
 
