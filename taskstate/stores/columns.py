@@ -19,7 +19,7 @@ Further places, depending on the column:
 - It is rare and not a detail: ``transition.has_rare_values``, the copy of that in
   ``TransitionQueue.push``, and ``BatchFields.have_rare_values``.
 - It is of a new type: ``ColumnType``, the types and encoders of each dialect, and
-  ``rows._CONVERTERS``.
+  ``rows._field_values``.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class PendingTask:
     def statuses(self) -> tuple[Status, ...]:
         """The statuses that were merged, oldest first.  Empty if there were only progress reports
         of a message that was running before."""
-        return tuple(status_of(rank) for rank in sorted(self.history))
+        return tuple(map(status_of, sorted(self.history)))
 
     def add(self, transition: RawTransition) -> None:
         """Merge one more transition of the same message."""

@@ -27,7 +27,6 @@ _PLACES = {
     Status.SKIPPED: (FINISHED_PHASE, 1),
     Status.FAILED: (FINISHED_PHASE, 2),
 }
-_STATUSES = {place: status for status, place in _PLACES.items()}
 
 # A rank has 88 bits.  From the most significant to the least: 42 for the stamp, 2 for the phase, 42
 # for the time, 2 for the order.  Stamps and times are milliseconds since 1970, which last until
@@ -50,6 +49,9 @@ MAX_TIME = (1 << _TIME_BITS) - 1
 #: Maps a status to its rank at stamp 0 and time 0.  The keys are strings, since the hash of a
 #: member of an enumeration is computed in Python, which is slow.
 _BASES = {status.value: phase << PHASE_SHIFT | order for status, (phase, order) in _PLACES.items()}
+#: Maps these ranks back to their statuses.
+_STATUSES = {_BASES[status.value]: status for status in _PLACES}
+_STATUS_MASK = PHASE_MASK << PHASE_SHIFT | ORDER_MASK
 
 
 def pack_rank(status: Status, stamp: int, time_ms: int) -> int:
@@ -91,7 +93,7 @@ def join_rank(stamp: int, rank: int) -> int:
 
 def status_of(rank: int) -> Status:
     """Return the status of a rank."""
-    return _STATUSES[rank >> PHASE_SHIFT & PHASE_MASK, rank & ORDER_MASK]
+    return _STATUSES[rank & _STATUS_MASK]
 
 
 def is_running(rank: int) -> bool:

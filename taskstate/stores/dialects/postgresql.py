@@ -8,7 +8,6 @@ from taskstate.models import Task
 from taskstate.stores.columns import BatchFields, Column, ColumnType, worker_name
 from taskstate.stores.dialects.base import (
     INSERT,
-    RETURNING,
     WATERMARK,
     Dialect,
     Parameter,
@@ -31,6 +30,9 @@ from taskstate.transitions.status import Status
 _PHASE = f"(new.rank >> {PHASE_SHIFT} & {PHASE_MASK})"
 _ORDER = f"(new.rank & {ORDER_MASK})"
 _TIME = f"(new.rank >> {TIME_SHIFT} & {MAX_TIME})"
+
+# As text, which drivers need not convert.
+_RETURNING = "RETURNING message_id::text, stamp, rank"
 
 _GREATER = is_greater("excluded.{}", "taskstate_task.{}", '{}::text COLLATE "C"')
 
@@ -60,7 +62,7 @@ class PostgreSqlDialect(Dialect):
                 AND COALESCE(({WATERMARK}), 0) = %s
             ON CONFLICT (message_id) DO UPDATE SET {assignments("excluded.{0}")}
             WHERE {_GREATER}
-            {RETURNING if returning else ""}
+            {_RETURNING if returning else ""}
         """
 
     def _parameters(self, batch: BatchFields, *, rare: bool) -> list[Parameter]:
