@@ -71,11 +71,11 @@ def make_report(samples=SAMPLES, **conditions):
     )
 
 
-def git(*arguments):
-    if not (ROOT / ".git").exists():
+def git(*arguments, folder=ROOT):
+    if folder == ROOT and not (ROOT / ".git").exists():
         pytest.skip("this is not a clone of the repository")
     done = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments],
+        ["git", "-C", str(folder), *arguments],
         capture_output=True,
         text=True,
         timeout=LIMIT_SECONDS,
@@ -340,6 +340,23 @@ def test_an_error_ends_the_run(monkeypatch, capsys):
 def test_the_recorded_command_contains_no_path():
     command = machine.command(["whole", "--output", "/somewhere", "--tiny", "--output=/else"])
     assert command == "python -m benchmarks whole --tiny"
+
+
+def test_results_name_the_commit_and_whether_files_differ_from_it(tmp_path, monkeypatch):
+    """Also if it has a tag."""
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert "(" not in machine.versions([])["dramatiq-taskstate"]
+    tmp_path.joinpath("file").write_text("1")
+    git("init", "--quiet", folder=tmp_path)
+    git("add", "file", folder=tmp_path)
+    user = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+    git(*user, "commit", "--quiet", "--message=first", folder=tmp_path)
+    git(*user, "tag", "--annotate", "--message=1.0", "1.0", folder=tmp_path)
+    head = git("rev-parse", "--short", "HEAD", folder=tmp_path)
+
+    assert machine.versions([])["dramatiq-taskstate"].endswith(f" ({head})")
+    tmp_path.joinpath("file").write_text("2")
+    assert machine.versions([])["dramatiq-taskstate"].endswith(f" ({head}-dirty)")
 
 
 @pytest.mark.parametrize("name", suites.NAMES)
