@@ -31,11 +31,12 @@ class Workload:
             "messages": self.messages,
         }
 
-    def run(self, session, contender, *, warm_up):
+    def run(self, session, contender, *, warm_up, send_alone=False):
         """Run a contender's share of the messages in a process.
 
         Parameters:
           warm_up(int): The number of messages to process before the measurement.
+          send_alone(bool): Whether to send the messages once more without workers.
 
         Returns:
           A tuple: the number of messages, and the measurements of the process.
@@ -51,5 +52,6 @@ class Workload:
             milliseconds=self.milliseconds,
             messages=share,
             warm_up=warm_up,
+            send_alone=send_alone,
         )
         return share, done

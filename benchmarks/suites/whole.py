@@ -15,12 +15,18 @@ FIGURES = (
     Figure("enqueued", "enqueueing", "messages/s", ratios=("untracked",)),
     Figure("processed", "processing", "messages/s", ratios=("untracked",)),
     Figure("both", "both together", "messages/s", ratios=("untracked", "admin")),
+    Figure("process", "time per processed message", "µs/message", added_to="untracked"),
     Figure("cpu", "processor time", "µs/message", added_to="untracked"),
+    Figure("switches", "voluntary context switches", "per message", added_to="untracked"),
+    Figure("send", "a send(), alone", "µs", ratios=("untracked",), added_to="untracked"),
+    Figure("send_thread", "a send(), alone: its processor time", "µs", added_to="untracked"),
+    Figure("send_cpu", "a send(), alone: processor time with writing", "µs", added_to="untracked"),
     Figure("missing", "rows without the status done", "of 1,000"),
 )
 PLOTS = (
     plots.Bars("speed", "Messages sent, then processed", ("enqueued", "processed", "both")),
     plots.Bars("cpu", "Processor time of the process per message", ("cpu",)),
+    plots.Bars("send", "Sending alone: time of a send()", ("send", "send_thread", "send_cpu")),
 )
 CHOICES = {
     "databases": ("sqlite", "postgres", "mariadb"),
@@ -81,12 +87,19 @@ def pairs(options):
 def run(session, name, work):
     """Measure one contender once."""
     session.prepare(name, work.database)
-    share, done = work.run(session, find(name), warm_up=WARM_UP_PER_THREAD * work.threads)
+    share, done = work.run(
+        session, find(name), warm_up=WARM_UP_PER_THREAD * work.threads, send_alone=True
+    )
     enqueue, process = done["enqueue_seconds"], done["process_seconds"]
     return {
         "enqueued": share / enqueue,
         "processed": share / process,
         "both": share / (enqueue + process),
+        "process": process / share * 1e6,
         "cpu": done["cpu_seconds"] / share * 1e6,
+        "switches": done["switches"] / share,
+        "send": done["send_seconds"] / share * 1e6,
+        "send_thread": done["send_thread_seconds"] / share * 1e6,
+        "send_cpu": done["send_cpu_seconds"] / share * 1e6,
         "missing": done["missing"] / share * 1000,
     }

@@ -71,11 +71,11 @@ def make_report(samples=SAMPLES, **conditions):
     )
 
 
-def git(*arguments):
-    if not (ROOT / ".git").exists():
+def git(*arguments, folder=ROOT):
+    if folder == ROOT and not (ROOT / ".git").exists():
         pytest.skip("this is not a clone of the repository")
     done = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments],
+        ["git", "-C", str(folder), *arguments],
         capture_output=True,
         text=True,
         timeout=LIMIT_SECONDS,
@@ -342,6 +342,23 @@ def test_the_recorded_command_contains_no_path():
     assert command == "python -m benchmarks whole --tiny"
 
 
+def test_results_name_the_commit_and_whether_files_differ_from_it(tmp_path, monkeypatch):
+    """Also if it has a tag."""
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert "(" not in machine.versions([])["dramatiq-taskstate"]
+    tmp_path.joinpath("file").write_text("1")
+    git("init", "--quiet", folder=tmp_path)
+    git("add", "file", folder=tmp_path)
+    user = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+    git(*user, "commit", "--quiet", "--message=first", folder=tmp_path)
+    git(*user, "tag", "--annotate", "--message=1.0", "1.0", folder=tmp_path)
+    head = git("rev-parse", "--short", "HEAD", folder=tmp_path)
+
+    assert machine.versions([])["dramatiq-taskstate"].endswith(f" ({head})")
+    tmp_path.joinpath("file").write_text("2")
+    assert machine.versions([])["dramatiq-taskstate"].endswith(f" ({head}-dirty)")
+
+
 @pytest.mark.parametrize("name", suites.NAMES)
 def test_suites_hold_what_suites_hold(name):
     suite = importlib.import_module(f"benchmarks.suites.{name}")
@@ -440,32 +457,41 @@ def milliseconds(moment):
     return round(moment.timestamp() * 1000)
 
 
-def test_the_limit_writes_the_same_rows(django_db_blocker):
+def assert_same_rows(rows, other, status):
     """In the same columns, with the same values, except for ids, processes and times."""
+    differ = {"message_id", "queue_name", "worker", "written_at", "stamp", "rank"}
+    assert len(rows) == len(other) > 0
+    for row, twin in zip(rows, other):
+        assert row.keys() == twin.keys()
+        same = {key for key in row if key not in differ and not isinstance(row[key], datetime)}
+        assert {key: row[key] for key in same} == {key: twin[key] for key in same}
+        assert row["status"] == status
+        assert row.get("worker", "").split(":")[0] == twin.get("worker", "").split(":")[0]
+        for one in (row, twin):
+            rank = pack_rank(Status(status), one["stamp"], milliseconds(one["updated_at"]))
+            assert join_rank(one["stamp"], one["rank"]) == rank
+            # Microseconds and milliseconds.
+            assert len(str(one["written_at"])) == len(str(one["stamp"])) + 3
+            if status == "done":
+                assert one["enqueued_at"] <= one["started_at"] <= one["finished_at"]
+                assert one["updated_at"] == one["finished_at"]
+
+
+def test_the_limit_writes_the_same_rows(django_db_blocker):
+    """Also where messages are only sent."""
     need("postgres")
     work = Workload("stub", "postgres", 0, 2, 5)
-    differ = {"message_id", "queue_name", "worker", "written_at", "stamp", "rank"}
-    rows = {}
+    processed, sent = {}, {}
     with django_db_blocker.unblock(), Session() as session:
         for name in ("limit", "upsert"):
             session.prepare(name, "postgres")
             work.run(session, CONTENDERS[name], warm_up=1)
-            rows[name] = rows_of(session, name)
+            processed[name] = rows_of(session, name)
+            work.run(session, CONTENDERS[name], warm_up=1, send_alone=True)
+            sent[name] = rows_of(session, name)
 
-    for limit, ours in zip(rows["limit"], rows["upsert"]):
-        assert limit.keys() == ours.keys()
-        assert limit["worker"].split(":")[0] == ours["worker"].split(":")[0]
-        texts = {
-            name for name in limit if name not in differ and not isinstance(limit[name], datetime)
-        }
-        assert {name: limit[name] for name in texts} == {name: ours[name] for name in texts}
-        for row in (limit, ours):
-            assert row["enqueued_at"] <= row["started_at"] <= row["finished_at"]
-            assert row["updated_at"] == row["finished_at"]
-            assert milliseconds(row["enqueued_at"]) <= row["stamp"]
-            rank = pack_rank(Status.DONE, row["stamp"], milliseconds(row["finished_at"]))
-            assert join_rank(row["stamp"], row["rank"]) == rank
-    assert len(rows["limit"]) == len(rows["upsert"]) == work.messages
+    assert_same_rows(processed["limit"], processed["upsert"], "done")
+    assert_same_rows(sent["limit"], sent["upsert"], "enqueued")
 
 
 def test_the_wrong_package_is_not_measured(monkeypatch, tmp_path):
@@ -506,7 +532,13 @@ def test_a_smoke_run_comes_to_tables_json_and_plots(tmp_path):
         "untracked": 2,
         "orm": 2,
     }
-    assert all(one["both"] > 0 for samples in measured.samples.values() for one in samples)
+    for one in itertools.chain(*measured.samples.values()):
+        assert one.keys() == {figure.key for figure in whole.FIGURES}
+        assert one["missing"] == 0
+        assert min(one["both"], one["process"], one["cpu"], one["switches"]) > 0
+        # The clock of a thread is coarse on some systems.
+        assert min(one["send"], one["send_cpu"]) > 0
+        assert one["send_thread"] <= one["send_cpu"]
     table = (tmp_path / "whole.txt").read_text(encoding="utf-8")
     assert "divided by untracked" in table
     assert "divided by untracked" in done.stdout
