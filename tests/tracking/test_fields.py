@@ -123,3 +123,69 @@ def test_a_long_name_of_an_actor_is_not_kept(collector, caplog):
     assert len(caplog.records) == 3
     assert all(len(record.message) < 1_000 for record in caplog.records)
     assert all(len(name) <= 300 for _, name in collector._warnings._logged)
+
+
+NORMAL = MessageFields(make_id(1), START, 7, "act", "slow", "Export", "Report", "shop")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"message_id": make_id(0xAB).upper()},
+        {"message_id": "job-7"},
+        {"enqueued_at": -1},
+        {"enqueued_at": 2**60},
+        {"enqueued_at": True},
+        {"enqueued_at": 1.5},
+        {"user_pk": None},
+        {"user_pk": 2**70},
+        {"user_pk": -(2**70)},
+        {"user_pk": "8"},
+        {"user_pk": True},
+        {"description": "Zahlungsübersicht"},
+        {"description": "x" * 256},
+        {"description": "x\0"},
+        {"description": "x\ud800"},
+        {"description": None},
+        {"description": ["x"]},
+        {"tenant": "north"},
+        {"tenant": " north"},
+        {"tenant": None},
+    ],
+    ids=str,
+)
+def test_a_batch_is_normalized_as_each_of_its_transitions_is(odd, collector):
+    """A batch is checked column by column, and only if that finds something, row by row."""
+    rows = [NORMAL, NORMAL._replace(**odd), NORMAL._replace(message_id=make_id(2))]
+    batch = [tuple(transition(tuple(fields))) for fields in rows]
+    normalized = collector.normalize(batch)
+
+    each = [collector._normalize_fields(tuple(fields)) for fields in rows]
+    assert [found and found.fields for found in normalized] == each
+    assert normalized[0].fields == NORMAL
+
+
+def test_a_normal_batch_is_not_normalized_row_by_row(collector, monkeypatch):
+    """That would take five times as long."""
+    monkeypatch.setattr(collector, "_normalize_fields", None)
+    batch = [transition(tuple(NORMAL._replace(message_id=make_id(n)))) for n in range(3)]
+
+    assert collector.normalize(batch) == batch
+
+
+def test_names_that_are_not_strings_are_not_remembered(collector):
+    """1 equals True, but reads differently."""
+    found = [
+        MessageFields(*collector.collect(make_message({}), {"model_name": name})).model_name
+        for name in (1, True, "1", [1])
+    ]
+
+    assert found == ["1", "True", "1", "[1]"]
+
+
+def test_few_names_are_remembered(collector):
+    """They come from outside."""
+    for number in range(2_000):
+        collector.collect(make_message({}), {"model_name": str(number)})
+
+    assert len(collector._names._known) <= 512

@@ -352,3 +352,18 @@ def test_the_longest_text_that_is_parsed():
     assert key.clean("x" * 255) == "x" * 255
     with pytest.raises(ValueError, match="longer than any primary key"):
         key.clean("x" * 256)
+
+
+@pytest.mark.parametrize("takes_zero", [True, False])
+@given(st.sets(st.integers(-7, 7)))
+def test_numbers_are_valid_keys_together_if_each_is(takes_zero, numbers):
+    """The check of a whole batch agrees with that of one row."""
+    key = sanitize.UserKey(int, -5, 5, None, is_integer=True, takes_zero=takes_zero)
+
+    def is_valid(number):
+        try:
+            return key.clean(number) == number
+        except ValueError:
+            return False
+
+    assert key.are_valid_numbers(numbers) == all(map(is_valid, numbers))

@@ -318,3 +318,30 @@ def test_deferred_transitions_are_bounded_too():
     assert [each.is_dropped for each in deferred] == [True] * 3 + [False] * limit
     buffer.queue.notify_dropped()
     assert all(each.is_dropped for each in deferred)
+
+
+def test_the_writer_is_woken_once_when_enough_waits_to_fill_a_batch():
+    """Not by each push: that would cost the hooks more than the writer."""
+    buffer = Buffer(MANY, normalize=as_they_are)
+    buffer.set_limits(MANY, MIB, batch_size=3)
+    wakes = []
+    buffer.queue.wake_writer = lambda: wakes.append(len(buffer))
+    for _ in range(2):
+        for number in range(10):
+            buffer.push(make_transition(message_id=make_id(number)))
+        buffer.coalesce()
+        buffer.pop_batch(MANY)
+
+    assert wakes == [4, 4]
+
+
+def test_the_writer_is_woken_before_anything_is_dropped():
+    """A small limit is reached before a batch is full."""
+    buffer = Buffer(2, normalize=as_they_are)
+    wakes = []
+    buffer.queue.wake_writer = lambda: wakes.append(buffer.dropped)
+    for number in range(2 * QUEUE_ITEMS_PER_PENDING + 1):
+        buffer.push(make_transition(message_id=make_id(number)))
+
+    assert wakes == [0]
+    assert buffer.dropped == 1
