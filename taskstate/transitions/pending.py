@@ -71,8 +71,8 @@ class PendingTask:
         #: About how much memory it takes, in bytes.
         self.memory = MESSAGE_BYTES + sys.getsizeof(transition[FIELDS][DESCRIPTION])
         #: Whether the latest transition has rare values.
-        self.has_rare_values = has_rare_values(transition)
-        if self.has_rare_values:
+        self.has_rare_values = is_rare = has_rare_values(transition)
+        if is_rare:
             self.memory = MESSAGE_BYTES + text_bytes(transition)
             if _is_progress(transition):
                 self.history = ()
@@ -84,20 +84,22 @@ class PendingTask:
         return tuple(map(status_of, sorted(self.history)))
 
     def add(self, transition: RawTransition) -> None:
-        """Merge one more transition of the same message."""
-        latest = self.latest
+        """Merge one more transition of the same message.  If both have the same rank, both must be
+        normalized."""
+        rank = transition[RANK]
         is_rare = has_rare_values(transition)
-        if not (is_rare and _is_progress(transition)):
-            self._remember(transition[RANK])
-        if transition[RANK] > latest[RANK]:
+        if rank > self.latest[RANK] and not (is_rare or self.has_rare_values):
+            # The usual case.  The history grows by some bytes, which the next measurement counts.
             self.latest = transition  # type: ignore[assignment]
-        else:
-            self.latest = greater(latest, transition)  # type: ignore[arg-type]
-        # Without rare values only the history has grown, by some bytes: the next measurement counts
-        # them.
-        if is_rare or self.has_rare_values:
-            self.has_rare_values = has_rare_values(self.latest)
-            self._measure()
+            self.history += (rank,)
+            if len(self.history) > HISTORY_LENGTH:
+                self.history = self.history[1:]
+            return
+        self.latest = greater(self.latest, transition)  # type: ignore[arg-type]
+        if not _is_progress(transition):
+            self._remember(rank)
+        self.has_rare_values = has_rare_values(self.latest)
+        self._measure()
 
     def merge(self, newer: PendingTask) -> None:
         """Merge another pending task of the same message, which was pushed later."""
