@@ -8,6 +8,7 @@ from django.conf import settings
 from rich.console import Console
 
 from benchmarks import suites
+from benchmarks.contenders import commits
 from benchmarks.errors import BenchmarkError
 from benchmarks.paths import RESULTS, TINY_RESULTS
 from benchmarks.runner import machine, options, plots, rounds
@@ -22,12 +23,14 @@ if not console.is_terminal:
 
 def main(argv):
     """Run the requested suites; return the exit status."""
-    given = options.parse(argv, suites.NAMES)
     if not settings.configured:
         # Django's database connections need settings; they create and drop databases.
         settings.configure(USE_TZ=True)
         django.setup()
     try:
+        # Results name commits by their ids, since a branch or HEAD~1 is another commit tomorrow.
+        argv = [commits.pin(argument) for argument in argv]
+        given = options.parse(argv, suites.NAMES)
         plans = plan(given)
         for name, suite, chosen in plans:
             report = run(name, suite, chosen, machine.command(argv))

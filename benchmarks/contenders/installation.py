@@ -1,8 +1,9 @@
-"""Installs contenders that are not part of this package."""
+"""Installs contenders that are not part of the working tree."""
 
 import subprocess
 import sys
 
+from benchmarks.contenders import commits
 from benchmarks.errors import BenchmarkError
 
 TIMEOUT_SECONDS = 120
@@ -13,9 +14,12 @@ def install(contender):
     install.
 
     Raises:
-      BenchmarkError: If pip fails.
+      BenchmarkError: If Git or pip fails.
     """
-    if not contender.requirements or contender.folder.exists():
+    if contender.folder.exists():
+        return
+    if contender.commit:
+        commits.extract(contender.commit, contender.folder)
         return
     # Without dependencies: Django and Dramatiq come from this environment, as for all contenders.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]

@@ -1,6 +1,11 @@
 """All contenders, by name."""
 
-from benchmarks.contenders.contender import Contender
+import dataclasses
+
+from benchmarks.contenders.contender import OUR_FLUSH, Contender
+
+#: The contender that shows what any tracking costs.
+LIMIT = "limit"
 
 _ALL = (
     Contender("untracked", None, apps=("django_dramatiq",), model=None),
@@ -8,20 +13,24 @@ _ALL = (
         "upsert",
         "taskstate.middleware.StateMiddleware",
         taskstate={"STORE": "upsert"},
+        flush=OUR_FLUSH,
     ),
     Contender(
         "before-ack",
         "taskstate.middleware.StateMiddleware",
         taskstate={"FLUSH_BEFORE_ACK": True},
+        flush=OUR_FLUSH,
     ),
     Contender(
         "orm",
         "taskstate.middleware.StateMiddleware",
         taskstate={"STORE": "orm"},
+        flush=OUR_FLUSH,
     ),
     Contender(
         "plain-orm",
         "benchmarks.contenders.plain_orm.PlainStateMiddleware",
+        flush=OUR_FLUSH,
     ),
     Contender(
         "admin",
@@ -40,5 +49,20 @@ _ALL = (
         # Its model has an ArrayField.
         databases=("postgres",),
     ),
+    Contender(
+        LIMIT,
+        "benchmarks.contenders.limit.LimitMiddleware",
+        flush="benchmarks.contenders.limit.flush",
+        # It writes with COPY.
+        databases=("postgres",),
+    ),
 )
 CONTENDERS = {contender.name: contender for contender in _ALL}
+
+
+def find(name):
+    """Return the contender with a name such as ``upsert``, or ``upsert@7449e23`` for this package
+    as it was at a commit."""
+    base, _, commit = name.partition("@")
+    contender = CONTENDERS[base]
+    return dataclasses.replace(contender, name=name, commit=commit) if commit else contender

@@ -51,20 +51,23 @@ class Row:
 def rows(figures, samples):
     """Return the rows of a comparison: each figure, followed by its ratios and its difference.
 
+    A figure that has them is compared with each contender of an earlier commit as well.
+
     Parameters:
       samples(dict): By contender, its figures by key: one dictionary per round.
     """
     found = []
+    earlier = tuple(name for name in samples if "@" in name)
     for figure in figures:
         spreads = _spreads(figure.key, samples)
         found.append(Row(figure.key, figure.title, figure.unit, is_derived=False, spreads=spreads))
-        for name in figure.ratios:
+        for name in figure.ratios and (*figure.ratios, *earlier):
             spreads = _spreads(figure.key, samples, name, _divide)
             key, title = f"{figure.key} / {name}", f"divided by {name}"
             found.append(Row(key, title, "", is_derived=True, spreads=spreads))
-        if figure.added_to:
-            spreads = _spreads(figure.key, samples, figure.added_to, operator.sub)
-            key, title = f"{figure.key} - {figure.added_to}", f"more than {figure.added_to}"
+        for name in (figure.added_to, *earlier) if figure.added_to else ():
+            spreads = _spreads(figure.key, samples, name, operator.sub)
+            key, title = f"{figure.key} - {name}", f"more than {name}"
             found.append(Row(key, title, figure.unit, is_derived=True, spreads=spreads))
     return [row for row in found if row.spreads]
 

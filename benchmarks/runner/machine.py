@@ -66,12 +66,13 @@ def versions(used):
 
 
 def _own_version():
-    """Return the version of this package, with the commit if it is a Git clone."""
+    """Return the version of this package, with the commit if it is a Git clone.  The commit ends in
+    ``-dirty`` if the files differ from it."""
     from taskstate.version import __version__
 
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=10,

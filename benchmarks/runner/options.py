@@ -6,11 +6,12 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.errors import BenchmarkError
 from benchmarks.runner import servers
 
 #: The defaults of all suites.  A suite may override them.
-DEFAULTS = {"threads": 8, "rounds": 5, "durations": (0,)}
+DEFAULTS = {"threads": 8, "rounds": 5, "durations": (0,), "database_delays": (0,)}
 TINY = {"threads": 2, "rounds": 2}
 
 
@@ -29,6 +30,8 @@ class Options:
     messages: tuple[int, ...] = ()
     #: Durations of the actor, in milliseconds.
     durations: tuple[float, ...] = ()
+    #: How much longer a round trip to the database takes, in milliseconds.
+    database_delays: tuple[float, ...] = (0,)
     threads: int = 8
     rounds: int = 5
     listener: bool = False
@@ -51,7 +54,7 @@ def parse(argv, suites):
         action="append",
         type=_names,
         metavar="NAME,...",
-        help="the contenders, in the order of their turns",
+        help="the contenders, in the order of their turns; upsert@COMMIT is upsert at a commit",
     )
     parser.add_argument(
         "--messages",
@@ -67,6 +70,14 @@ def parse(argv, suites):
         dest="durations",
         metavar="MS,...",
         help="duration of the actor in milliseconds",
+    )
+    parser.add_argument(
+        "--database-delay",
+        action="append",
+        type=_list_of(_milliseconds),
+        dest="database_delays",
+        metavar="MS,...",
+        help="how much longer a round trip to the database takes, in milliseconds (suite whole)",
     )
     parser.add_argument("--threads", type=_count, metavar="N", help="threads per worker process")
     parser.add_argument("--rounds", type=_count, metavar="N", help="rounds per comparison")
@@ -158,7 +169,7 @@ def for_suite(given, name, suite):
     for key in ("databases", "brokers"):
         values[key] = _servers(given, key, name, suite, values.get(key, ()))
     values["contenders"] = _contenders(given, name, suite, values["contenders"])
-    for key in ("messages", "durations"):
+    for key in ("messages", "durations", "database_delays"):
         values[key] = _joined(getattr(given, key)) or tuple(values.get(key, ()))
     for key in ("threads", "rounds"):
         values[key] = getattr(given, key) or values[key]
@@ -172,12 +183,24 @@ def check_contenders(given, modules):
       modules(dict): The modules of the suites to run, by name.
     """
     known = dict.fromkeys(one for suite in modules.values() for one in suite.CHOICES["contenders"])
-    unknown = [name for name in _joined(given.contenders) if name not in known]
+    unknown = [
+        name
+        for name in _joined(given.contenders)
+        if not any(_has_contender(suite, name) for suite in modules.values())
+    ]
     if unknown:
         raise BenchmarkError(
             f"There is no contender {', '.join(unknown)} in {', '.join(modules)}; choose from "
             f"{', '.join(known)}."
         )
+
+
+def _has_contender(suite, name):
+    """Return whether a suite has a contender, which may be one of an earlier commit."""
+    base, _, commit = name.partition("@")
+    if base not in suite.CHOICES["contenders"]:
+        return False
+    return not commit or (suite.CHOICES.get("commits", False) and CONTENDERS[base].is_ours)
 
 
 def _joined(lists):
@@ -212,7 +235,7 @@ def _servers(given, key, name, suite, default):
 
 def _contenders(given, name, suite, default):
     requested = _joined(given.contenders)
-    chosen = tuple(one for one in requested if one in suite.CHOICES["contenders"])
+    chosen = tuple(one for one in requested if _has_contender(suite, one))
     if requested and not chosen:
         possible = ", ".join(suite.CHOICES["contenders"])
         raise UnsupportedError(

@@ -13,9 +13,10 @@ import textwrap
 from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.runner import figures, rounds
 
-#: Okabe and Ito's colors, which color-blind people can distinguish, and markers for print.
-COLORS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-MARKERS = "osD^vPX"
+#: Okabe and Ito's colors, with gray in place of yellow, which color-blind people can distinguish,
+#: and markers for print.
+COLORS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999")
+MARKERS = "osD^vPX*"
 
 PANEL_INCHES = (5.5, 4.2)
 MAX_COLUMNS = 2
@@ -213,8 +214,13 @@ def _errors(spreads):
 
 
 def _color(names, name):
-    """Return the color of a contender, which is the same in all plots."""
-    known = list(CONTENDERS) if name in CONTENDERS else names
+    """Return the color of a contender.  Those of the registry have the same in all plots."""
+    known = list(CONTENDERS)
+    if name not in CONTENDERS:
+        # One that no other contender of the plot has.
+        free = [one for one in known if one not in names] or known
+        others = [one for one in names if one not in CONTENDERS]
+        name = free[others.index(name) % len(free)]
     return COLORS[known.index(name) % len(COLORS)]
 
 

@@ -12,10 +12,11 @@ import uuid
 from pathlib import Path
 
 from benchmarks.contenders.installation import install
-from benchmarks.contenders.registry import CONTENDERS
+from benchmarks.contenders.registry import find
 from benchmarks.errors import BenchmarkError
 from benchmarks.paths import ROOT, VAR
 from benchmarks.runner import servers
+from benchmarks.runner.delay_proxy import DelayProxy
 
 #: The time limit of one process.
 LIMIT_SECONDS = 1200
@@ -39,12 +40,16 @@ class Session:
         self._folder = tempfile.TemporaryDirectory(prefix="bench-", dir=VAR)
         #: The URL of each database, by contender and kind of database.
         self._databases = {}
+        #: By kind of database and milliseconds.
+        self._proxies = {}
         self._brokers = set()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
+        for proxy in self._proxies.values():
+            proxy.stop()
         for contender, database in self._databases:
             if database != "sqlite":
                 servers.drop_database(database, self.database_name(contender))
@@ -54,15 +59,15 @@ class Session:
 
     def database_name(self, name):
         """Return the name of a contender's database on a server."""
-        return f"taskstate_bench_{CONTENDERS[name].slug}"
+        return f"taskstate_bench_{self.tag}_{find(name).slug}"
 
     def prepare(self, name, database):
         """Install a contender and create its database and tables, unless that has been done."""
         if (name, database) in self._databases:
             return
-        install(CONTENDERS[name])
+        install(find(name))
         if database == "sqlite":
-            path = Path(self._folder.name, f"{CONTENDERS[name].slug}.sqlite3")
+            path = Path(self._folder.name, f"{find(name).slug}.sqlite3")
             url = f"sqlite:///{path}"
         else:
             url = servers.create_database(database, self.database_name(name))
@@ -80,16 +85,19 @@ class Session:
         process = self.start(name, job, database=database, broker=broker, **arguments)
         return self.result(process)
 
-    def start(self, name, job, *, database, broker="stub", samples=False, **arguments):
+    def start(
+        self, name, job, *, database, broker="stub", database_delay=0, samples=False, **arguments
+    ):
         """Start a job in a new process; return the process.
 
         Parameters:
+          database_delay(float): How many milliseconds a round trip to the database takes longer.
           samples(bool): Whether to record when ``task_changed`` is sent for samples.
         """
         command = [sys.executable, "-m", "benchmarks.workload", job, json.dumps(arguments)]
         return subprocess.Popen(
             command,
-            env=self._environment(name, database, broker, samples=samples),
+            env=self._environment(name, database, broker, database_delay, samples=samples),
             cwd=self._folder.name,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -126,7 +134,7 @@ class Session:
         with Path(self._folder.name, "workers.log").open("w+") as log:
             process = subprocess.Popen(
                 command,
-                env=self._environment(name, database, broker, samples=False),
+                env=self._environment(name, database, broker, 0, samples=False),
                 cwd=self._folder.name,
                 stdout=log,
                 stderr=log,
@@ -142,8 +150,16 @@ class Session:
                 log.seek(0)
                 raise BenchmarkError(f"The workers exited with status {status}:\n{log.read()}")
 
-    def _environment(self, name, database, broker, *, samples):
-        contender = CONTENDERS[name]
+    def _database_url(self, name, database, delay):
+        url = self._databases[name, database]
+        if not delay:
+            return url
+        if (database, delay) not in self._proxies:
+            self._proxies[database, delay] = DelayProxy(url, delay)
+        return self._proxies[database, delay].through(url)
+
+    def _environment(self, name, database, broker, database_delay, *, samples):
+        contender = find(name)
         self._brokers.add(broker)
         benchmark = {
             "apps": contender.apps,
@@ -151,8 +167,9 @@ class Session:
             "taskstate": contender.taskstate,
             "model": contender.model,
             "is_ours": contender.is_ours,
+            "flush": contender.flush,
             "folder": str(contender.folder),
-            "database": self._databases[name, database],
+            "database": self._database_url(name, database, database_delay),
             "broker": "stub://" if broker == "stub" else servers.url(broker),
             "queue": self.queue,
             "namespace": self.namespace,

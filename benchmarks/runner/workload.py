@@ -15,23 +15,28 @@ class Workload:
     milliseconds: float
     threads: int
     messages: int
+    #: How many milliseconds a round trip to the database takes longer.
+    database_delay: float = 0
 
     @property
     def conditions(self):
         """The conditions that tables and plots show."""
+        far = {"database delay": f"{self.database_delay} ms"} if self.database_delay else {}
         return {
             "broker": self.broker,
             "database": self.database,
+            **far,
             "actor": f"{self.milliseconds} ms",
             "threads": self.threads,
             "messages": self.messages,
         }
 
-    def run(self, session, contender, *, warm_up):
+    def run(self, session, contender, *, warm_up, send_alone=False):
         """Run a contender's share of the messages in a process.
 
         Parameters:
           warm_up(int): The number of messages to process before the measurement.
+          send_alone(bool): Whether to send the messages once more without workers.
 
         Returns:
           A tuple: the number of messages, and the measurements of the process.
@@ -42,9 +47,11 @@ class Workload:
             "send_then_process",
             database=self.database,
             broker=self.broker,
+            database_delay=self.database_delay,
             threads=self.threads,
             milliseconds=self.milliseconds,
             messages=share,
             warm_up=warm_up,
+            send_alone=send_alone,
         )
         return share, done

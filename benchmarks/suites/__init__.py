@@ -11,7 +11,8 @@ A suite defines:
     A tuple of ``plots.Bars`` and ``plots.Lines``.
 ``CHOICES``
     What it supports: a dictionary with the key ``contenders``, and with ``databases`` and
-    ``brokers`` if it uses any.  The values are tuples of names.
+    ``brokers`` if it uses any.  The values are tuples of names.  ``commits`` is true if it measures
+    contenders of earlier commits as well.
 ``DEFAULTS``, ``TINY``
     Its default options, and those of a smoke run: dictionaries whose keys are fields of
     ``options.Options``.

@@ -2,15 +2,15 @@
 
 from functools import partial
 
+from benchmarks.contenders.registry import LIMIT
 from benchmarks.errors import BenchmarkError
 from benchmarks.runner import plots
 from benchmarks.runner.figures import Figure
 from benchmarks.runner.rounds import Comparison
 
 TITLE = "Flushes"
-#: The contender that inserts prepared rows: by COPY on PostgreSQL, by executemany on SQLite and on
-#: MariaDB, where it becomes an INSERT of many rows.
-LIMIT = "limit"
+# The contender ``LIMIT`` inserts prepared rows: by COPY on PostgreSQL, by executemany on SQLite and
+# on MariaDB, where it becomes an INSERT of many rows.
 FIGURES = (
     Figure("new", "new rows", "µs/row", ratios=(LIMIT,)),
     Figure("new_cpu", "client processor time, new rows", "µs/row"),

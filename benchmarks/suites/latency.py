@@ -29,6 +29,7 @@ CHOICES = {
     "brokers": ("stub", "redis"),
     # Only the rows of these distinguish samples from other messages.
     "contenders": ("upsert", "orm", "plain-orm"),
+    "commits": True,
 }
 DEFAULTS = {
     "databases": ("postgres",),

@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import connection, transaction
 
+from benchmarks.contenders.limit import copy_rows
 from benchmarks.contenders.plain_orm import plain_store
 from taskstate.models import Task
 from taskstate.stores.orm import OrmStore
@@ -50,16 +51,14 @@ class LimitWriter:
         return rows
 
     def __call__(self, rows):
-        """Write the rows in a transaction."""
+        """Write the rows, all or none."""
         names = [field.column for field in Task._meta.concrete_fields]
-        columns = ", ".join(connection.ops.quote_name(name) for name in names)
+        if connection.vendor == "postgresql":
+            copy_rows(names, rows)
+            return
+        columns = ", ".join(map(connection.ops.quote_name, names))
+        places = ", ".join(["%s"] * len(names))
         with transaction.atomic(), connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                with cursor.copy(f"COPY taskstate_task ({columns}) FROM STDIN") as copy:
-                    for row in rows:
-                        copy.write_row(row)
-                return
-            places = ", ".join(["%s"] * len(names))
             cursor.executemany(f"INSERT INTO taskstate_task ({columns}) VALUES ({places})", rows)
 
 

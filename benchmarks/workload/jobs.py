@@ -7,29 +7,60 @@ from benchmarks.workload import samples, tables
 from benchmarks.workload.load import LIMIT_SECONDS, Load, flush
 from benchmarks.workload.memory import peak_bytes
 from benchmarks.workload.tasks import work
+from benchmarks.workload.usage import Usage
 
 
-def send_then_process(*, messages, threads, milliseconds, warm_up, statements):
-    """Send all messages, then process them; return the time of both."""
+def send_then_process(*, messages, threads, milliseconds, warm_up, send_alone, statements):
+    """Send all messages, then process them; return the time of both.
+
+    Parameters:
+      send_alone(bool): Whether to send them once more afterwards, in a process without workers.
+    """
     load = Load(threads=threads, milliseconds=milliseconds, statements=statements)
     load.worker.start()
     load.warm_up(warm_up)
     load.pause()
     gc.collect()
 
-    counted, cpu, started = statements.count, time.process_time(), time.perf_counter()
+    counted, started = statements.count, Usage.now()
     for _ in range(messages):
         load.send()
-    sent = time.perf_counter()
+    sent = Usage.now()
     load.resume()
     load.finish()
-    ended, cpu_ended = time.perf_counter(), time.process_time()
+    ended = Usage.now()
 
     return {
         **_finish(load, counted),
-        "enqueue_seconds": sent - started,
-        "process_seconds": ended - sent,
-        "cpu_seconds": cpu_ended - cpu,
+        "enqueue_seconds": sent.since(started).seconds,
+        "process_seconds": ended.since(sent).seconds,
+        "cpu_seconds": ended.since(started).cpu_seconds,
+        "switches": ended.since(started).switches,
+        **(_send_alone(load, messages) if send_alone else {}),
+    }
+
+
+def _send_alone(load, messages):
+    """Send messages as a web process does: no worker runs.  Return the time of the calls of
+    ``send``, their processor time, and that of the process until all transitions are written."""
+    tables.empty()
+    load.send()  # The writer starts again, and connects.
+    flush()
+    gc.collect()
+
+    started = Usage.now()
+    for _ in range(messages):
+        load.send()
+    sent = Usage.now()
+    flush()
+    written = Usage.now()
+
+    tables.count_missing(messages + 1, status="enqueued")
+    load.broker.flush_all()
+    return {
+        "send_seconds": sent.since(started).seconds,
+        "send_thread_seconds": sent.since(started).thread_seconds,
+        "send_cpu_seconds": written.since(started).cpu_seconds,
     }
 
 

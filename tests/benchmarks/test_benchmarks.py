@@ -1,24 +1,33 @@
 """The benchmarks: their arithmetic, their options, and a smoke run of the whole thing."""
 
+import dataclasses
 import importlib
 import itertools
+import json
 import subprocess
 import sys
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import __main__ as bench
 from benchmarks import suites
+from benchmarks.contenders import commits, contender
 from benchmarks.contenders.contender import Contender
-from benchmarks.contenders.registry import CONTENDERS
+from benchmarks.contenders.registry import CONTENDERS, find
 from benchmarks.errors import BenchmarkError
 from benchmarks.paths import ROOT
 from benchmarks.runner import figures, machine, options, plots, report, rounds, servers
+from benchmarks.runner import session as session_module
 from benchmarks.runner.figures import Figure, Spread
 from benchmarks.runner.session import Session
+from benchmarks.runner.workload import Workload
 from benchmarks.suites import latency, whole
+from taskstate.transitions.rank import join_rank, pack_rank
+from taskstate.transitions.status import Status
 from tests.support.limits import LIMIT_SECONDS
+from tests.support.needs import need
 
 SUITE = SimpleNamespace(
     CHOICES={
@@ -60,6 +69,19 @@ def make_report(samples=SAMPLES, **conditions):
         figures=list(FIGURES),
         comparisons=[rounds.Measured(conditions or {"messages": 10}, samples)],
     )
+
+
+def git(*arguments, folder=ROOT):
+    if folder == ROOT and not (ROOT / ".git").exists():
+        pytest.skip("this is not a clone of the repository")
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 def test_contenders_take_turns():
@@ -111,6 +133,14 @@ def test_differences_are_taken_round_by_round():
     rows = {row.key: row for row in figures.rows(FIGURES, SAMPLES)}
 
     assert rows["cpu - a"].spreads == {"b": Spread(5, 1, 10)}
+
+
+def test_new_code_is_compared_with_an_earlier_commit():
+    samples = {"a": SAMPLES["a"], "upsert": SAMPLES["b"], "upsert@12ab": SAMPLES["a"]}
+    rows = {row.key: row for row in figures.rows(FIGURES, samples)}
+
+    assert rows["speed / upsert@12ab"].spreads["upsert"] == Spread(0.5, 0.25, 1)
+    assert rows["cpu - upsert@12ab"].spreads["upsert"] == Spread(5, 1, 10)
 
 
 def test_what_was_not_measured_has_no_row():
@@ -245,6 +275,45 @@ def test_an_unknown_contender_is_an_error():
         options.check_contenders(given, {"whole": SUITE})
 
 
+@pytest.mark.parametrize(
+    ("name", "suite"), [("untracked@HEAD", "whole"), ("upsert@HEAD", "flush"), ("orm@12", "hooks")]
+)
+def test_only_this_package_has_commits(name, suite):
+    """And only where a contender runs the package of its own."""
+    given = options.parse(["--contenders", name], ["whole"])
+    with pytest.raises(BenchmarkError, match=f"no contender {name} in {suite}; choose from"):
+        options.check_contenders(given, {suite: suites.load(suite)})
+
+
+def test_a_commit_is_named_by_its_id():
+    """In all that comes of the arguments: the command and the tables."""
+    head = git("rev-parse", "--short", "HEAD")
+
+    assert commits.pin("untracked,upsert@HEAD,orm") == f"untracked,upsert@{head},orm"
+    assert commits.pin("--contenders=upsert@HEAD") == f"--contenders=upsert@{head}"
+    for other in ("--output=me@HEAD", "me@HEAD", "--tiny", "upsert"):
+        assert commits.pin(other) == other
+
+
+def test_the_error_of_an_unknown_commit_names_it(capsys):
+    assert bench.main(["whole", "--contenders", "upsert@no-such-commit"]) == 1
+    assert "no-such-commit" in capsys.readouterr().out
+
+
+def test_a_contender_of_a_commit_runs_its_package(tmp_path, monkeypatch):
+    """And not that of the working tree."""
+    name = f"upsert@{git('rev-parse', '--short', 'HEAD')}"
+    monkeypatch.setattr(contender, "PEERS", tmp_path)
+    with Session() as session:
+        session.prepare(name, "sqlite")
+        share, done = Workload("stub", "sqlite", 0, 2, 3).run(session, find(name), warm_up=0)
+        assert (share, done["missing"]) == (3, 0)
+
+        tmp_path.joinpath(find(name).commit, "taskstate", "middleware.py").write_text("1 / 0")
+        with pytest.raises(BenchmarkError, match="ZeroDivisionError"):
+            session.run(name, "empty_tables", database="sqlite")
+
+
 def test_the_error_of_a_missing_server_states_what_to_do(monkeypatch):
     """Which does not show the password."""
     monkeypatch.setenv("TASKSTATE_POSTGRES_URL", "postgres://me:secret@127.0.0.1:1/x")
@@ -273,6 +342,23 @@ def test_the_recorded_command_contains_no_path():
     assert command == "python -m benchmarks whole --tiny"
 
 
+def test_results_name_the_commit_and_whether_files_differ_from_it(tmp_path, monkeypatch):
+    """Also if it has a tag."""
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert "(" not in machine.versions([])["dramatiq-taskstate"]
+    tmp_path.joinpath("file").write_text("1")
+    git("init", "--quiet", folder=tmp_path)
+    git("add", "file", folder=tmp_path)
+    user = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+    git(*user, "commit", "--quiet", "--message=first", folder=tmp_path)
+    git(*user, "tag", "--annotate", "--message=1.0", "1.0", folder=tmp_path)
+    head = git("rev-parse", "--short", "HEAD", folder=tmp_path)
+
+    assert machine.versions([])["dramatiq-taskstate"].endswith(f" ({head})")
+    tmp_path.joinpath("file").write_text("2")
+    assert machine.versions([])["dramatiq-taskstate"].endswith(f" ({head}-dirty)")
+
+
 @pytest.mark.parametrize("name", suites.NAMES)
 def test_suites_hold_what_suites_hold(name):
     suite = importlib.import_module(f"benchmarks.suites.{name}")
@@ -285,9 +371,15 @@ def test_suites_hold_what_suites_hold(name):
 
 
 def test_contenders_have_databases_of_their_own():
-    slugs = {contender.slug for contender in CONTENDERS.values()}
-    assert len(slugs) == len(CONTENDERS)
+    slugs = {one.slug for one in (*CONTENDERS.values(), find("upsert@12ab"), find("upsert@34cd"))}
+    assert len(slugs) == len(CONTENDERS) + 2
     assert all(slug.isidentifier() or slug[0].isdigit() for slug in slugs)
+
+
+def test_two_runs_at_a_time_have_databases_of_their_own():
+    """So that the end of one does not drop what the other measures."""
+    with Session() as one, Session() as other:
+        assert one.database_name("upsert") != other.database_name("upsert")
 
 
 def test_a_whole_run_takes_each_database_with_each_broker():
@@ -300,10 +392,106 @@ def test_a_whole_run_takes_each_database_with_each_broker():
     assert whole.pairs(tiny) == [("sqlite", "stub"), ("postgres", "redis"), ("sqlite", "rabbitmq")]
 
 
+def test_a_whole_run_takes_each_delay_of_the_database():
+    """And names it, unless there is none."""
+    chosen = options.Options(("postgres",), ("stub",), ("upsert",), (10,), (0,))
+    chosen = dataclasses.replace(chosen, database_delays=(0, 1.5))
+    near, far = (one.conditions for one in whole.comparisons(chosen, None))
+
+    assert far == {**near, "database delay": "1.5 ms"}
+
+
+def test_only_a_server_can_be_far_away(capsys):
+    assert bench.main(["whole", "--database", "sqlite", "--database-delay", "1"]) == 1
+    assert "Choose one with --database postgres,mariadb." in capsys.readouterr().out
+
+
+def test_a_far_database_is_reached_through_one_proxy_per_delay(monkeypatch):
+    """And a near one without any."""
+
+    class Proxy:
+        def __init__(self, url, milliseconds):
+            self.milliseconds = milliseconds
+            made.append(milliseconds)
+
+        def through(self, url):
+            return f"{self.milliseconds} ms to {url}"
+
+        def stop(self):
+            made.remove(self.milliseconds)
+
+    def url(delay):
+        environment = session._environment("upsert", "sqlite", "stub", delay, samples=False)
+        return json.loads(environment["BENCHMARK"])["database"]
+
+    made = []
+    monkeypatch.setattr(session_module, "DelayProxy", Proxy)
+    with Session() as session:
+        session._databases["upsert", "sqlite"] = "here"
+        assert [url(delay) for delay in (0, 2, 5, 2)] == [
+            "here",
+            "2 ms to here",
+            "5 ms to here",
+            "2 ms to here",
+        ]
+        assert made == [2, 5]
+    assert made == []
+
+
 def test_slow_contenders_take_fewer_messages():
     assert CONTENDERS["upsert"].share(1000) == 1000
     assert CONTENDERS["admin"].share(1000) == 100
     assert CONTENDERS["admin"].share(5) == 1
+
+
+def rows_of(session, name):
+    """Return the rows of a contender's table, as dictionaries without what is NULL."""
+    with servers.cursor(session._databases[name, "postgres"]) as cursor:
+        cursor.execute("SELECT * FROM taskstate_task ORDER BY description")
+        names = [column[0] for column in cursor.description]
+        rows = [dict(zip(names, row)) for row in cursor.fetchall()]
+    return [{name: row[name] for name in names if row[name] is not None} for row in rows]
+
+
+def milliseconds(moment):
+    return round(moment.timestamp() * 1000)
+
+
+def assert_same_rows(rows, other, status):
+    """In the same columns, with the same values, except for ids, processes and times."""
+    differ = {"message_id", "queue_name", "worker", "written_at", "stamp", "rank"}
+    assert len(rows) == len(other) > 0
+    for row, twin in zip(rows, other):
+        assert row.keys() == twin.keys()
+        same = {key for key in row if key not in differ and not isinstance(row[key], datetime)}
+        assert {key: row[key] for key in same} == {key: twin[key] for key in same}
+        assert row["status"] == status
+        assert row.get("worker", "").split(":")[0] == twin.get("worker", "").split(":")[0]
+        for one in (row, twin):
+            rank = pack_rank(Status(status), one["stamp"], milliseconds(one["updated_at"]))
+            assert join_rank(one["stamp"], one["rank"]) == rank
+            # Microseconds and milliseconds.
+            assert len(str(one["written_at"])) == len(str(one["stamp"])) + 3
+            if status == "done":
+                assert one["enqueued_at"] <= one["started_at"] <= one["finished_at"]
+                assert one["updated_at"] == one["finished_at"]
+
+
+def test_the_limit_writes_the_same_rows(django_db_blocker):
+    """Also where messages are only sent."""
+    need("postgres")
+    work = Workload("stub", "postgres", 0, 2, 5)
+    processed, sent = {}, {}
+    with django_db_blocker.unblock(), Session() as session:
+        for name in ("limit", "upsert"):
+            session.prepare(name, "postgres")
+            work.run(session, CONTENDERS[name], warm_up=1)
+            processed[name] = rows_of(session, name)
+            work.run(session, CONTENDERS[name], warm_up=1, send_alone=True)
+            sent[name] = rows_of(session, name)
+
+    assert_same_rows(processed["limit"], processed["upsert"], "done")
+    assert_same_rows(sent["limit"], sent["upsert"], "enqueued")
 
 
 def test_the_wrong_package_is_not_measured(monkeypatch, tmp_path):
@@ -344,7 +532,13 @@ def test_a_smoke_run_comes_to_tables_json_and_plots(tmp_path):
         "untracked": 2,
         "orm": 2,
     }
-    assert all(one["both"] > 0 for samples in measured.samples.values() for one in samples)
+    for one in itertools.chain(*measured.samples.values()):
+        assert one.keys() == {figure.key for figure in whole.FIGURES}
+        assert one["missing"] == 0
+        assert min(one["both"], one["process"], one["cpu"], one["switches"]) > 0
+        # The clock of a thread is coarse on some systems.
+        assert min(one["send"], one["send_cpu"]) > 0
+        assert one["send_thread"] <= one["send_cpu"]
     table = (tmp_path / "whole.txt").read_text(encoding="utf-8")
     assert "divided by untracked" in table
     assert "divided by untracked" in done.stdout
