@@ -8,7 +8,7 @@ from pathlib import Path
 import django
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
+sys.path.insert(0, str(ROOT))
 # Autodoc imports the models, so Django needs settings.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.demo.project.settings")
 django.setup()
@@ -26,7 +26,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinxcontrib.mermaid",
-    "taskstate_docs",
 ]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["screenshots"]

@@ -1,6 +1,7 @@
 """The documentation names what the code has, and its links lead somewhere."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,15 @@ def test_each_setting_is_described():
     found = headings(read("docs/operations/settings.md"))
 
     assert set(conf.DEFAULTS) - {text.upper().replace(" ", "_") for text in found} == set()
+
+
+def test_the_table_of_settings_is_current():
+    """As docs/settings_table.py makes it from the code."""
+    page = read("docs/operations/settings.md")
+    script = runpy.run_path(str(ROOT / "docs" / "settings_table.py"))
+
+    assert script["make_table"]() in page, "Run: python docs/settings_table.py"
+    assert script["with_current_table"](page) == page
 
 
 @pytest.mark.parametrize("module", [taskstate, testing])

@@ -239,6 +239,18 @@ def test_an_attempt_has_the_number_of_retries_plus_one(retries, attempt, broker,
     assert [transition.attempt for transition in pushed] == [attempt]
 
 
+@pytest.mark.parametrize(("retries", "error"), [({}, None), ({"retries": 1}, "Boom")])
+def test_only_a_retry_has_the_error_of_an_earlier_attempt(retries, error, broker, pushed):
+    """A message whose retries were reset does not, though its options still hold the error."""
+    message = make_message({}, options={"taskstate_error": "Boom", **retries})
+    state = StateMiddleware()
+    state.after_enqueue(broker, message, None)
+    state.before_process_message(broker, MessageProxy(message))
+
+    errors = [transition.details and transition.details.error for transition in pushed]
+    assert errors == [error] * 2
+
+
 def test_the_queue_is_never_the_delay_queue(broker, pushed):
     """And a delay of 0 is a delay."""
     StateMiddleware().after_enqueue(broker, make_message({}, queue_name="slow.DQ"), 0)
