@@ -58,11 +58,11 @@ class Buffer:
         # Attributes, so that a push takes one call less.
         self.push = self.queue.push
         self.push_deferred = self.queue.push_deferred
-        #: Whether a thread may be waiting for a pending task.
-        self.is_awaited = False
         self._dropped = 0
         #: The pending tasks, by the canonical ids of their messages.
         self._pending: dict[str, PendingTask] = {}
+        #: Those of them that threads wait for.
+        self._awaited: dict[str, PendingTask] = {}
         #: How much memory the pending tasks take, in bytes.  Between two calls it is the sum of
         #: their ``memory``.
         self._pending_bytes = 0
@@ -102,6 +102,11 @@ class Buffer:
     def pending_count(self) -> int:
         """How many pending tasks there are."""
         return len(self._pending)
+
+    @property
+    def awaited_count(self) -> int:
+        """How many pending tasks there are that threads wait for."""
+        return len(self._awaited)
 
     @property
     def memory(self) -> int:
@@ -161,7 +166,7 @@ class Buffer:
             latch.open()
             return False
         pending.waiters += (latch,)
-        self.is_awaited = True
+        self._awaited[pending.latest[FIELDS][MESSAGE_ID]] = pending
         return True
 
     def _merge(self, transition: RawTransition) -> PendingTask | None:
@@ -196,19 +201,22 @@ class Buffer:
             pending.latest = latest
             pending.add(normalized)
 
-    def pop_batch(self, max_rows: int) -> list[PendingTask]:
+    def pop_batch(self, max_rows: int, *, only_awaited: bool = False) -> list[PendingTask]:
         """Remove the oldest pending tasks, normalize them, and return them: at most ``max_rows``,
-        and no more than fit into a statement.  The list is empty if there are none."""
+        and no more than fit into a statement.  The list is empty if there are none.
+
+        Parameters:
+          only_awaited(bool): Take only those that threads wait for.
+        """
+        source = self._awaited if only_awaited else self._pending
         batch: list[PendingTask] = []
-        while self._pending and not batch:
-            oldest = list(itertools.islice(self._pending.values(), max_rows))
+        while source and not batch:
+            oldest = list(itertools.islice(source.values(), max_rows))
             if may_be_large(oldest):
                 oldest = _limit_size(oldest)
             # All of them are normalized before any is removed: an error loses none.
             batch = self._normalize_latest(oldest)
-            self._remove(list(itertools.islice(self._pending, len(oldest))))
-        if not self._pending:
-            self.is_awaited = False
+            self._remove(list(itertools.islice(source, len(oldest))))
         self._update_queue_limits()
         return batch
 
@@ -229,6 +237,9 @@ class Buffer:
         """Remove pending tasks."""
         pop = self._pending.pop
         self._pending_bytes -= sum([pop(message_id).memory for message_id in message_ids])
+        if self._awaited:
+            for message_id in message_ids:
+                self._awaited.pop(message_id, None)
 
     def requeue(self, batch: Iterable[PendingTask]) -> None:
         """Put pending tasks that were not written back to the front.  What was pushed since then is
@@ -243,7 +254,7 @@ class Buffer:
                 older.merge(newer)
         self._pending = requeued
         self._pending_bytes = sum(pending.memory for pending in requeued.values())
-        self.is_awaited = any(pending.waiters for pending in requeued.values())
+        self._awaited = {key: pending for key, pending in requeued.items() if pending.waiters}
         self._drop_oldest()
 
     def _drop_oldest(self) -> None:

@@ -99,9 +99,10 @@ class FlushCycle:
         pause = self.backoff.delay(now)
         if pause > 0:
             return pause
-        is_due = is_ending or self.buffer.is_awaited
-        is_due = is_due or self._bucket.take(now, options.flush_interval)
-        self.flush(only_full_batches=not is_due)
+        if is_ending or self._bucket.take(now, options.flush_interval):
+            self.flush()
+        else:
+            self._flush_awaited() and self._flush_full_batches()
         return self._delay()
 
     def _delay(self) -> float | None:
@@ -133,24 +134,35 @@ class FlushCycle:
         if is_flushed or self.blocker is not None:
             self.requests.finish(requests, has_failed=not is_flushed)
 
-    def flush(self, *, only_full_batches: bool = False) -> bool:
-        """Write what is pending, in batches.  Return whether all of it was written or rejected.
-
-        Parameters:
-          only_full_batches(bool): Leave what does not fill a batch.
-        """
+    def flush(self) -> bool:
+        """Write what is pending, in batches.  Return whether all of it was written or rejected."""
         self._coalesce()
+        is_flushed = self._write_batches(self.buffer.pending_count)
+        self.complete_flushes += is_flushed
+        return is_flushed
+
+    def _flush_awaited(self) -> bool:
+        """Write only what threads wait for.  The rest waits until it is due: it would make them
+        wait longer, and usually a task that is running now is done by then."""
+        return self._write_batches(self.buffer.awaited_count, only_awaited=True)
+
+    def _flush_full_batches(self) -> bool:
+        """Write what fills batches, and leave the rest."""
         size = self._options.max_batch_size
-        remaining = self.buffer.pending_count
-        while remaining >= (size if only_full_batches else 1):
-            batch = self.buffer.pop_batch(size)
+        return self._write_batches(self.buffer.pending_count // size * size)
+
+    def _write_batches(self, rows: int, *, only_awaited: bool = False) -> bool:
+        """Write this many rows.  Return whether all of them were written or rejected."""
+        while rows > 0:
+            batch = self.buffer.pop_batch(
+                min(rows, self._options.max_batch_size), only_awaited=only_awaited
+            )
             if not batch:  # A receiver has flushed the rest.
                 break
-            remaining -= len(batch)
+            rows -= len(batch)
             self._oldest_in_flight = batch[0].first_happened_at
             if not self._finish(self.flusher.flush(batch)):
                 return False
-        self.complete_flushes += not only_full_batches
         return True
 
     def _finish(self, result: FlushResult) -> bool:

@@ -145,11 +145,11 @@ def test_an_awaited_transition_is_coalesced_like_any_other():
     assert buffer.queue
 
     assert buffer.coalesce() == 2
-    assert buffer.is_awaited
+    assert buffer.awaited_count
     (pending,) = buffer.pop_batch(MANY)
 
     assert pending.latest.status is Status.DONE
-    assert not buffer.is_awaited
+    assert not buffer.awaited_count
     assert not is_open(latch)
     pending.resolve()
     assert is_open(latch)
@@ -200,7 +200,7 @@ def test_two_threads_can_wait_for_one_message():
     second = awaited(buffer, make_transition(Status.DONE, stamp=2))
     buffer.coalesce()
     buffer.requeue(batch)
-    assert buffer.is_awaited
+    assert buffer.awaited_count
 
     (pending,) = buffer.pop_batch(MANY)
     pending.resolve()
@@ -216,7 +216,7 @@ def test_requeued_tasks_are_still_awaited():
     buffer.coalesce()
     buffer.requeue(buffer.pop_batch(MANY))
 
-    assert buffer.is_awaited
+    assert buffer.awaited_count
     assert not is_open(latch)
 
 
@@ -249,7 +249,7 @@ def test_a_message_without_a_valid_id_is_not_kept():
 
     assert buffer.coalesce() == 1
     assert is_open(latch)
-    assert not buffer.is_awaited
+    assert not buffer.awaited_count
     assert (len(buffer), buffer.dropped) == (1, 0)
 
 
@@ -310,7 +310,7 @@ def test_waiters_are_released_if_a_message_can_not_be_tracked():
     buffer.coalesce()
     assert buffer.pop_batch(MANY) == []
     assert is_open(latch)
-    assert not buffer.is_awaited
+    assert not buffer.awaited_count
 
 
 def test_awaited_tasks_are_never_dropped():
