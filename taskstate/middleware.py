@@ -111,7 +111,7 @@ class StateMiddleware(dramatiq.Middleware):
           ForStateError: If its ``for_state`` can't be encoded.
         """
         if not self._track(Tracker.before_enqueue, broker, message) and TENANT.function is not None:
-            self._guard(self._tracker.write_tenant_of_followers, message, None)
+            self._guard(self._tracker.write_tenant_of_followers, message)
 
     def after_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
         """Push the transition to ``enqueued`` or ``delayed``."""
@@ -185,7 +185,7 @@ class StateMiddleware(dramatiq.Middleware):
 
     def _track(
         self,
-        step: Callable[[Tracker, dramatiq.Broker, Any, Any, dict[str, Any], Any], None],
+        step: Callable[..., None],
         broker: dramatiq.Broker,
         message_proxy: Any,
         argument: Any = None,
@@ -197,7 +197,8 @@ class StateMiddleware(dramatiq.Middleware):
           message_proxy(Message): The message as Dramatiq passes it to the hook: a proxy or the
             message itself.  Each attribute of a proxy costs a call in Python, so the step gets the
             message itself as well.
-          argument: What else the hook got.
+          argument: What else the hook got: a delay or an exception.  Not ``*arguments``, which
+            would take as long as the search for the ``for_state``.
         """
         message = message_proxy
         try:
@@ -216,17 +217,20 @@ class StateMiddleware(dramatiq.Middleware):
             if not isinstance(for_state, dict):
                 _log_wrong_type(message, for_state)
                 return False
-            step(self._tracker, broker, message_proxy, message, for_state, argument)
+            if argument is None:
+                step(self._tracker, broker, message_proxy, message, for_state)
+            else:
+                step(self._tracker, broker, message_proxy, message, for_state, argument)
         except (NotCommittedError, ForStateError):
             raise  # For Dramatiq, or for the code that sends the message.
         except Exception:
             logger.exception(*_log_arguments(step, message))
         return True
 
-    def _guard(self, step: Callable[[Any, Any], None], message: Any, argument: Any) -> None:
+    def _guard(self, step: Callable[..., None], message: Any, *arguments: Any) -> None:
         """Take a step of the tracker that needs no ``for_state``."""
         try:
-            step(message, argument)
+            step(message, *arguments)
         except NotCommittedError:
             raise
         except Exception:

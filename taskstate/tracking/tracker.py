@@ -54,8 +54,6 @@ class Tracker:
         usually passed itself.
       message(Message): The message itself.
       state(dict): Its ``for_state``.
-      argument: What else the hook got: the delay of ``after_enqueue``, and the exception of
-        ``after_process_message``; otherwise None.
     """
 
     def __init__(
@@ -83,7 +81,6 @@ class Tracker:
         message_proxy: Any,
         message: Any,
         state: dict[str, Any],
-        argument: None,
     ) -> None:
         """Write into the options of the message, before it is encoded: its stamp, its tenant and,
         in a retry, when the first run began and why the last one failed.
@@ -112,7 +109,7 @@ class Tracker:
         message_proxy: Any,
         message: Any,
         state: dict[str, Any],
-        delay: int | None,
+        delay: int | None = None,
     ) -> None:
         """Push the transition to ``enqueued`` or ``delayed``."""
         now_ms, happened_at = clock.now()
@@ -139,7 +136,7 @@ class Tracker:
         started_at = read_started_at(message)
         self._sink.push((rank, attempt, started_at, happened_at, fields, details))
 
-    def write_tenant_of_followers(self, message: Any, argument: None) -> None:
+    def write_tenant_of_followers(self, message: Any) -> None:
         """Write the tenant into the messages that follow an untracked message: they may be
         tracked."""
         tenants.write_tenant_of_followers(message.options, self._this_thread.state.tenant())
@@ -152,7 +149,6 @@ class Tracker:
         message_proxy: Any,
         message: Any,
         state: dict[str, Any],
-        argument: None,
     ) -> None:
         """Find out whether the broker loses the options that hooks write."""
         if TENANT.function is not None:
@@ -166,7 +162,6 @@ class Tracker:
         message_proxy: Any,
         message: Any,
         state: dict[str, Any],
-        argument: None,
     ) -> None:
         """Push the transition to ``running``."""
         if TENANT.function is not None:
@@ -194,7 +189,7 @@ class Tracker:
         message_proxy: Any,
         message: Any,
         state: dict[str, Any],
-        exception: BaseException | None,
+        exception: BaseException | None = None,
     ) -> None:
         """Record when the run ended, and how."""
         run = get_or_create_run(message_proxy, message, state)
@@ -209,7 +204,6 @@ class Tracker:
         message_proxy: Any,
         message: Any,
         state: dict[str, Any],
-        argument: None,
     ) -> None:
         """Record that the message was skipped."""
         run = get_or_create_run(message_proxy, message, state)
@@ -244,7 +238,6 @@ class Tracker:
         message_proxy: Any,
         message: Any,
         state: dict[str, Any],
-        argument: None,
     ) -> None:
         """Push the transition to ``failed`` or ``skipped``."""
         run = get_or_create_run(message_proxy, message, state)
