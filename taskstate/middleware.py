@@ -110,8 +110,12 @@ class StateMiddleware(dramatiq.Middleware):
         Raises:
           ForStateError: If its ``for_state`` can't be encoded.
         """
-        if not self._track(Tracker.before_enqueue, broker, message) and TENANT.function is not None:
-            self._guard(self._tracker.write_tenant_of_followers, message)
+        if self._track(Tracker.before_enqueue, broker, message) or TENANT.function is None:
+            return
+        try:
+            self._tracker.write_tenant_of_followers(message)
+        except Exception:
+            logger.exception(*_log_arguments(Tracker.write_tenant_of_followers, message))
 
     def after_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
         """Push the transition to ``enqueued`` or ``delayed``."""
@@ -151,8 +155,14 @@ class StateMiddleware(dramatiq.Middleware):
         """Push the transition to ``done`` or ``skipped``, or to ``failed`` if the message raised
         and is not retried."""
         run = get_run(message)
-        if run is not None:
-            self._guard(self._tracker.before_ack, message, run)
+        if run is None:
+            return
+        try:
+            self._tracker.before_ack(message, run)
+        except NotCommittedError:
+            raise
+        except Exception:
+            logger.exception(*_log_arguments(Tracker.before_ack, message))
 
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Push the transition to ``failed`` or ``skipped``."""
@@ -226,15 +236,6 @@ class StateMiddleware(dramatiq.Middleware):
         except Exception:
             logger.exception(*_log_arguments(step, message))
         return True
-
-    def _guard(self, step: Callable[..., None], message: Any, *arguments: Any) -> None:
-        """Take a step of the tracker that needs no ``for_state``."""
-        try:
-            step(message, *arguments)
-        except NotCommittedError:
-            raise
-        except Exception:
-            logger.exception(*_log_arguments(step, message))
 
     def _open_store(self) -> Store:
         # Here, because the middleware is made before models can be imported.

@@ -204,9 +204,10 @@ def current_run() -> tuple[Run, Callable[[Any], None]] | None:
 
 def get_or_create_run(message_proxy: Any, message: Any, state: dict[str, Any]) -> Run:
     """Return the run that the proxy for ``message`` holds.  Create it at the first call."""
-    run = get_run(message_proxy)
+    attributes = message_proxy.__dict__
+    run: Run | None = attributes.get(_RUN_ATTRIBUTE)
     if run is None:
-        run = message_proxy.__dict__[_RUN_ATTRIBUTE] = Run(message, state)
+        run = attributes[_RUN_ATTRIBUTE] = Run(message, state)
     return run
 
 
@@ -255,13 +256,6 @@ class ThreadState:
             if outer.message_id == run.message_id:
                 outer.requeued = True  # The nested run is a retry.
         self.run = run
-
-    def leave(self, run: Run | None) -> tuple[str, int]:
-        """Leave ``run``, and return to the one that it is nested in, if any.  Return the id and the
-        stamp of the message that was enqueued last."""
-        last_enqueued, self.last_enqueued = self.last_enqueued, NOTHING_ENQUEUED
-        self.run = None if run is None else run.outer
-        return last_enqueued
 
 
 class ThisThread(threading.local):

@@ -24,6 +24,7 @@ from taskstate.tracking.options import (
     write_stamp,
 )
 from taskstate.tracking.run import (
+    NOTHING_ENQUEUED,
     Run,
     ThisThread,
     get_or_create_run,
@@ -224,12 +225,11 @@ class Tracker:
             run.infer_outcome()
             if run.ended_at is None:
                 return  # It did not run.
-        # If an exception interrupted ``before_process_message``, the run may not be marked as
-        # requeued.  Then the last message that this thread has enqueued shows whether.
-        is_retried = run.requeued or (enqueued_id == run.message_id and enqueued_stamp > run.stamp)
         if not run.raised:
             self._push_outcome(Status.DONE, message, run)
-        elif not is_retried:
+        # If an exception interrupted ``before_process_message``, the run may not be marked as
+        # requeued.  Then the last message that this thread has enqueued shows whether.
+        elif not run.requeued and (enqueued_id != run.message_id or enqueued_stamp <= run.stamp):
             self._push_outcome(Status.FAILED, message, run)
 
     def before_nack(
@@ -270,12 +270,14 @@ class Tracker:
             self._sink.push(transition, waits=waits)
         run.outcome_pushed = True
 
-    def _leave(self, run: Run | None) -> tuple[str, int]:
-        """Leave ``run``; return the id and the stamp of the message that was enqueued last."""
+    def _leave(self, run: Run) -> tuple[str, int]:
+        """Leave ``run``, and return to the one that it is nested in, if any.  Return the id and the
+        stamp of the message that was enqueued last."""
         thread = self._this_thread.state
-        last_enqueued = thread.leave(run)
-        if thread.run is not None:
-            set_current_run((thread.run, self._push_deferred))
+        last_enqueued, thread.last_enqueued = thread.last_enqueued, NOTHING_ENQUEUED
+        thread.run = outer = run.outer
+        if outer is not None:
+            set_current_run((outer, self._push_deferred))
         return last_enqueued
 
     def _record_lost_stamp(self, broker: dramatiq.Broker) -> None:
