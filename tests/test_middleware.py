@@ -269,7 +269,7 @@ def test_hooks_may_repeat_themselves(broker, pushed):
         state.before_ack(broker, message)
 
     assert [transition.status for transition in pushed] == [Status.RUNNING, Status.FAILED]
-    assert state._tracker._this_thread.state.run is None, "the thread has left the run"
+    assert state._this_thread.state.run is None, "the thread has left the run"
 
 
 def test_the_ack_of_a_delayed_copy_is_no_end(broker, pushed):

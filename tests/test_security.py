@@ -74,21 +74,21 @@ def stages(state, broker, message):
         state.after_enqueue(broker, message, delay)
         return sent
 
-    thread = state._tracker._this_thread = ThisThread()
+    thread = state._this_thread = ThisThread()
     first = MessageProxy(enqueue(message, None))
     yield "enqueued"
-    state._tracker._this_thread = thread
+    state._this_thread = thread
     state.before_process_message(broker, first)
     yield "running"
-    state._tracker._this_thread = thread
+    state._this_thread = thread
     retry = enqueue(first.copy(options={"retries": 1}), 100)
     state.after_process_message(broker, first, exception=ValueError(SECRET))
     state.before_ack(broker, first)
     yield "delayed"
-    state._tracker._this_thread = thread
+    state._this_thread = thread
     second = MessageProxy(enqueue(retry, None))
     yield "enqueued"
-    state._tracker._this_thread = thread
+    state._this_thread = thread
     state.before_process_message(broker, second)
     state.after_process_message(broker, second, result=SECRET)
     state.before_ack(broker, second)

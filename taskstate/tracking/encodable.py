@@ -62,6 +62,15 @@ class _NotEncodableError(Exception):
         self.path = ""
 
 
+def is_plain(state: dict[Any, Any]) -> bool:
+    """Return whether a ``for_state`` has known keys only, and only values that every encoder
+    takes."""
+    for key, value in state.items():
+        if type(value) not in PLAIN_TYPES or key not in KEYS:
+            return False
+    return True
+
+
 def prepare_for_encoding(message: Any, state: dict[Any, Any], actors: DeclaredActors) -> None:
     """Prepare a message for the encoder.
 
@@ -76,10 +85,8 @@ def prepare_for_encoding(message: Any, state: dict[Any, Any], actors: DeclaredAc
     Raises:
       ForStateError: If a value can be neither replaced nor encoded.
     """
-    for key, value in state.items():
-        if type(value) not in PLAIN_TYPES or key not in KEYS:
-            _check_state(message, state, actors)
-            break
+    if not is_plain(state):
+        _check_state(message, state, actors)
     options = message.options
     if message.kwargs.get(FOR_STATE) is None and options.get(FOR_STATE) is None:
         _carry_in_options(message, state)

@@ -60,7 +60,9 @@ class FieldCollector:
     def __init__(self, options: Options | None = None) -> None:
         self._options = Options() if options is None else options
         self._warnings = ActorWarnings(logger)
-        self._names = KnownNames()
+        #: The normalized names of an actor, a queue, a model and an app, by these names as they
+        #: come.  A site has few different names, so pending tasks share the strings.
+        self._known_names: dict[tuple[Any, ...], Names] = {}
         self._find_user_key: Callable[[], sanitize.UserKey] | None = None
 
     def collect(self, message: Any, for_state: dict[str, Any]) -> RawFields | MessageFields | None:
@@ -68,9 +70,16 @@ class FieldCollector:
         get = for_state.get
         message_id, enqueued_at = message.message_id, message.message_timestamp
         user_pk, description = get("user_pk"), get("description", "")
-        actor_name, queue_name, model_name, app_name = self._names.of(
-            message.actor_name, message.queue_name, get("model_name", ""), get("app_name", "")
+        names = (
+            message.actor_name,
+            message.queue_name,
+            get("model_name", ""),
+            get("app_name", ""),
         )
+        try:
+            actor_name, queue_name, model_name, app_name = self._known_names[names]
+        except (KeyError, TypeError):  # They are new, or one of them can't be hashed.
+            actor_name, queue_name, model_name, app_name = self._normalize_names(*names)
         metadata = get("metadata")
         if metadata is not None:
             metadata = self._clean_metadata(metadata, actor_name)
@@ -170,6 +179,23 @@ class FieldCollector:
             )
             return None
 
+    def _normalize_names(
+        self, actor_name: Any, queue_name: Any, model_name: Any, app_name: Any
+    ) -> Names:
+        """Return normalized names, and remember them."""
+        names = (actor_name, queue_name, model_name, app_name)
+        normalized = (
+            _text(actor_name, sanitize.ACTOR_NAME_LENGTH),
+            _text(q_name(queue_name), sanitize.QUEUE_NAME_LENGTH),
+            _text(encodable.to_encodable("model_name", model_name), sanitize.MODEL_NAME_LENGTH),
+            _text(encodable.to_encodable("app_name", app_name), sanitize.APP_NAME_LENGTH),
+        )
+        if {*map(type, names)} == {str} and sum(map(len, names)) <= _SMALL:
+            if len(self._known_names) >= _MAX_KNOWN_NAMES:
+                self._known_names.clear()
+            self._known_names[names] = normalized
+        return normalized
+
     def _warn_of_id(self, raw: MessageFields) -> None:
         self._warnings.warn(
             raw.actor_name,
@@ -252,39 +278,6 @@ def _encodable_fields(fields: MessageFields) -> MessageFields:
         user_pk=encodable.to_encodable("user_pk", fields.user_pk),
         description=encodable.to_encodable("description", fields.description),
     )
-
-
-class KnownNames:
-    """The normalized names of actors, queues, models and apps.
-
-    A site has few different names.  So the names of a message are normalized once, and pending
-    tasks share the strings.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], Names] = {}
-
-    def of(self, *names: Any) -> Names:
-        """Return the normalized names of an actor, a queue, a model and an app."""
-        try:
-            known = self._known.get(names)
-        except Exception:  # noqa: BLE001 - a name is not a string, and can't be hashed or compared
-            known = None
-        return self._normalize(*names) if known is None else known
-
-    def _normalize(self, actor_name: Any, queue_name: Any, model_name: Any, app_name: Any) -> Names:
-        names = (actor_name, queue_name, model_name, app_name)
-        normalized = (
-            _text(actor_name, sanitize.ACTOR_NAME_LENGTH),
-            _text(q_name(queue_name), sanitize.QUEUE_NAME_LENGTH),
-            _text(encodable.to_encodable("model_name", model_name), sanitize.MODEL_NAME_LENGTH),
-            _text(encodable.to_encodable("app_name", app_name), sanitize.APP_NAME_LENGTH),
-        )
-        if {*map(type, names)} == {str} and sum(map(len, names)) <= _SMALL:
-            if len(self._known) >= _MAX_KNOWN_NAMES:
-                self._known.clear()
-            self._known[names] = normalized
-        return normalized
 
 
 def _text(value: object, length: int) -> str:

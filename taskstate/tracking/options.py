@@ -53,14 +53,18 @@ def write_stamp(message: Any, run_stamp: int, *, may_get_lost: bool) -> Stamps:
       may_get_lost(bool): Whether the broker is known to lose what is written here.
     """
     options = message.options
-    earlier = run_stamp
-    if STAMP_OPTION in options:
-        earlier = max(abs(read_stamp(message)), run_stamp)
+    now = clock.time_ns() // 1_000_000 & MAX_TIME
     created_at = message.message_timestamp
     if type(created_at) is not int:
         created_at = sanitize.clean_time(created_at)
+    earlier = run_stamp
+    if STAMP_OPTION in options:
+        earlier = max(abs(read_stamp(message)), run_stamp)
     lag = LONG_LAG_MS if may_get_lost else LAG_MS
-    stamps = stamps_of_enqueue(earlier, created_at, clock.now()[0], lag)
+    if not earlier and now - lag <= created_at <= now:
+        stamps = created_at, now  # What stamps_of_enqueue returns, for almost all messages.
+    else:
+        stamps = stamps_of_enqueue(earlier, created_at, now, lag)
     options[STAMP_OPTION] = stamps[1]
     return stamps
 

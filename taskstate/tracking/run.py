@@ -33,7 +33,7 @@ from taskstate.utils import clock
 from taskstate.utils.clock import Timestamp
 
 #: The attribute of Dramatiq's proxy for a message that holds the run.
-_RUN_ATTRIBUTE = "_taskstate_run"
+RUN_ATTRIBUTE = "_taskstate_run"
 
 #: How many messages a thread may be enqueueing at the same time, nested in each other's hooks.
 _MAX_ENQUEUEING = 32
@@ -205,9 +205,9 @@ def current_run() -> tuple[Run, Callable[[Any], None]] | None:
 def get_or_create_run(message_proxy: Any, message: Any, state: dict[str, Any]) -> Run:
     """Return the run that the proxy for ``message`` holds.  Create it at the first call."""
     attributes = message_proxy.__dict__
-    run: Run | None = attributes.get(_RUN_ATTRIBUTE)
+    run: Run | None = attributes.get(RUN_ATTRIBUTE)
     if run is None:
-        run = attributes[_RUN_ATTRIBUTE] = Run(message, state)
+        run = attributes[RUN_ATTRIBUTE] = Run(message, state)
     return run
 
 
@@ -215,7 +215,7 @@ def get_run(message: Any) -> Run | None:
     """Return the run that a message holds, or None if it was not created."""
     # Not with getattr: a proxy would look for it in its message, and raise an exception.
     try:
-        run: Run | None = message.__dict__.get(_RUN_ATTRIBUTE)
+        run: Run | None = message.__dict__.get(RUN_ATTRIBUTE)
     except AttributeError:  # Up to Dramatiq 1.13, only proxies have attributes of their own.
         return None
     return run
@@ -247,8 +247,8 @@ class ThreadState:
             self.enqueueing.clear()  # They belong to messages that could not be enqueued.
         self.enqueueing[message_id] = stamps
 
-    def enter(self, run: Run) -> None:
-        """Make ``run`` the run of this thread.  It may be nested in another one."""
+    def enter_nested(self, run: Run) -> None:
+        """Make ``run`` the run of this thread, which may have another one already."""
         outer = self.run
         if outer is not None and outer is not run:
             if outer.ended_at is None:

@@ -66,7 +66,10 @@ class TransitionSink:
         elif waits:
             self._push_and_wait(transition)
         else:
-            writer.push(transition)
+            # This is writer.push without the call.
+            writer.queue.push(transition)
+            if writer.thread.is_idle:
+                writer.thread.wake()
 
     def push_deferred(self, deferred: DeferredTransition) -> None:
         """Push an object that makes a transition when the writer asks for it, if it still

@@ -13,6 +13,7 @@ The table stores a rank in two columns, ``stamp`` and ``rank``, since a bigint c
 from __future__ import annotations
 
 from taskstate.transitions.status import Status
+from taskstate.utils.clock import MAX_TIME as MAX_TIME  # Of stamps as well.
 
 RUNNING_PHASE = 1
 FINISHED_PHASE = 2
@@ -32,19 +33,16 @@ _PLACES = {
 # for the time, 2 for the order.  Stamps and times are milliseconds since 1970, which last until
 # 2109.
 _ORDER_BITS = 2
-_TIME_BITS = 42
+_TIME_BITS = MAX_TIME.bit_length()
 _PHASE_BITS = 2
 
 TIME_SHIFT = _ORDER_BITS
 PHASE_SHIFT = TIME_SHIFT + _TIME_BITS
-_STAMP_SHIFT = PHASE_SHIFT + _PHASE_BITS
+STAMP_SHIFT = PHASE_SHIFT + _PHASE_BITS
 
 ORDER_MASK = (1 << _ORDER_BITS) - 1
 PHASE_MASK = (1 << _PHASE_BITS) - 1
-_MASK_BELOW_STAMP = (1 << _STAMP_SHIFT) - 1
-
-#: The greatest time, and the greatest stamp.
-MAX_TIME = (1 << _TIME_BITS) - 1
+_MASK_BELOW_STAMP = (1 << STAMP_SHIFT) - 1
 
 #: Maps a status to its rank at stamp 0 and time 0.  The keys are strings, since the hash of a
 #: member of an enumeration is computed in Python, which is slow.
@@ -59,26 +57,22 @@ def pack_rank(status: Status, stamp: int, time_ms: int) -> int:
 
     Both are milliseconds since 1970.  A value out of range is replaced by the end of the range.
     """
-    return add_to_base(_BASES[status._value_], stamp, time_ms)
-
-
-def base_of(status: Status) -> int:
-    """Return the rank of ``status`` at stamp 0 and time 0."""
-    return _BASES[status._value_]
-
-
-def add_to_base(base: int, stamp: int, time_ms: int) -> int:
-    """Return what ``pack_rank`` does, for a status whose base is known."""
     if not 0 <= stamp <= MAX_TIME:
         stamp = min(max(stamp, 0), MAX_TIME)
     if not 0 <= time_ms <= MAX_TIME:
         time_ms = min(max(time_ms, 0), MAX_TIME)
-    return stamp << _STAMP_SHIFT | base | time_ms << TIME_SHIFT
+    return stamp << STAMP_SHIFT | _BASES[status._value_] | time_ms << TIME_SHIFT
+
+
+def base_of(status: Status) -> int:
+    """Return the rank of ``status`` at stamp 0 and time 0.  Hooks calculate ranks from it, without
+    the call of ``pack_rank``: their times and stamps are in range."""
+    return _BASES[status._value_]
 
 
 def stamp_of(rank: int) -> int:
     """Return the stamp of a rank, for the column ``stamp``."""
-    return rank >> _STAMP_SHIFT
+    return rank >> STAMP_SHIFT
 
 
 def rank_below_stamp(rank: int) -> int:
@@ -88,7 +82,7 @@ def rank_below_stamp(rank: int) -> int:
 
 def join_rank(stamp: int, rank: int) -> int:
     """Return a rank from the values of the two columns."""
-    return stamp << _STAMP_SHIFT | rank
+    return stamp << STAMP_SHIFT | rank
 
 
 def status_of(rank: int) -> Status:

@@ -48,10 +48,7 @@ def stamps_of_enqueue(earlier: int, created_at: int, now: int, lag: int = LAG_MS
     if earlier:
         waiting = earlier + 1
         return waiting, max(waiting, now)
-    if created_at > now:
-        return now, now
-    earliest = now - lag
-    return max(earliest, created_at), now
+    return max(now - lag, min(created_at, now)), now
 
 
 def stamp_of_run(found: int, created_at: int, now: int) -> int:

@@ -9,6 +9,11 @@ from typing import Tuple
 Timestamp = Tuple[int, float]
 
 
+#: The greatest time, in the year 2109: a rank has 42 bits for it.
+MAX_TIME = (1 << 42) - 1
+
+
 def now() -> Timestamp:
     """Return the current time."""
-    return time_ns() // 1_000_000, monotonic()
+    # A clock that is out of range must not change the other bits of a rank.
+    return time_ns() // 1_000_000 & MAX_TIME, monotonic()

@@ -67,7 +67,7 @@ class Writer:
             clock=self._clock,
         )
         self._buffer = self._cycle.buffer
-        self._push_to_queue = self._buffer.queue.push
+        self.queue = self._buffer.queue
         self.thread = BackgroundThread(
             self._cycle, register=lambda: self._register(self), clock=self._clock
         )
@@ -78,7 +78,7 @@ class Writer:
 
     def push(self, transition: RawTransition) -> None:
         """Add a transition.  This is one append; it never waits, and never uses the database."""
-        self._push_to_queue(transition)
+        self.queue.push(transition)
         if self.thread.is_idle:
             self.thread.wake()
 

@@ -188,4 +188,4 @@ def test_few_names_are_remembered(collector):
     for number in range(2_000):
         collector.collect(make_message({}), {"model_name": str(number)})
 
-    assert len(collector._names._known) <= 512
+    assert len(collector._known_names) <= 512

@@ -263,7 +263,7 @@ def test_no_two_reports_of_a_run_are_equal(monkeypatch, broker, state):
     monkeypatch.setattr(clock, "now", lambda: (START, 1.0))
     pushed = []
     monkeypatch.setattr(state._writer, "push", pushed.append)
-    monkeypatch.setattr(state._tracker, "_push_deferred", pushed.append)
+    monkeypatch.setattr(state, "_push_deferred", pushed.append)
     with running(state, broker, make_message({})):
         taskstate.set_progress(80)
         first = pushed[-1].to_transition()
