@@ -130,7 +130,7 @@ class SecondProcess(LiveProcess):
         return self
 
     def begin(self, clock=0.0, store="auto"):
-        """Have it begin anew, with a clock that is so many seconds ahead."""
+        """Have it begin again, with a clock that is so many seconds ahead."""
         assert self.order("begin", clock=clock, store=store) == "begun"
 
 

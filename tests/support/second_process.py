@@ -88,7 +88,7 @@ class Orders:
         self.state = self.store = None
 
     def begin(self, clock, store):
-        """Begin anew: nothing is pending, and nothing was tracked yet.
+        """Begin again: nothing is pending, and nothing was tracked yet.
 
         Parameters:
           clock(float): How many seconds the clock is ahead.
