@@ -13,6 +13,9 @@ JOBS ?= auto
 
 export BROKER DATABASE
 
+# Tests start a hundred processes, each of which would compile the package again. Containers often set it.
+unexport PYTHONDONTWRITEBYTECODE
+
 comma := ,
 
 .PHONY: demo bench test faults screenshots docs lint ruff mypy workflows words clean
@@ -24,7 +27,7 @@ bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 faults: $(VENV)/.faults
 	$(VENV)/bin/python -m pytest tests/faults --durations 0 --durations-min 10 $(ARGS)

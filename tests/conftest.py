@@ -5,6 +5,8 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.dispatch import receiver
 from django.test.utils import setup_databases, teardown_databases
 
 from taskstate.middleware import StateMiddleware
@@ -20,6 +22,13 @@ from tests.support.users import use_users
 # An example takes as long as the machine is busy; by default 200 ms are a failure.
 hypothesis.settings.register_profile("taskstate", deadline=None)
 hypothesis.settings.load_profile("taskstate")
+
+
+@receiver(connection_created)
+def do_not_wait_for_a_disk(connection, **kwargs):
+    """Have SQLite leave writing to the system, as ``servers.databases`` has PostgreSQL do."""
+    if connection.vendor == "sqlite":
+        connection.connection.execute("PRAGMA synchronous = OFF")
 
 
 def pytest_configure(config):

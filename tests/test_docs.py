@@ -9,6 +9,8 @@ import pytest
 import taskstate
 from taskstate import conf, testing
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()

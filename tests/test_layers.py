@@ -3,6 +3,8 @@
 import grimp
 import pytest
 
+pytestmark = pytest.mark.once
+
 #: The modules and folders of the package, from the top.  Those of one layer don't import each
 #: other.
 LAYERS = (

@@ -12,6 +12,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[1]
 
 PYTHON = "Programming Language :: Python :: "
@@ -77,6 +79,16 @@ def test_the_workflow_runs_every_environment_of_tox():
 def test_the_script_names_environments_of_tox():
     (names,) = re.findall(r"-e (py[\w,-]+)$", read(".ci/run"), re.MULTILINE)
     assert set(names.split(",")) <= set(ENVIRONMENTS)
+
+
+def test_one_environment_of_tox_runs_the_tests_marked_as_once():
+    """The script runs all tests on that Python."""
+    ((name, environment),) = TOX["env"].items()
+    assert name in ENVIRONMENTS
+    assert "not once" in TOX["env_run_base"]["commands"][0]
+    assert "-m" not in environment["commands"][0][3:]
+    script = read(".ci/run")
+    assert f'make test PYTHON="$(command -v python{python_of(name)})"' in script
 
 
 def test_the_classifiers_name_every_python_from_the_oldest_to_the_newest_of_the_matrix():

@@ -194,6 +194,7 @@ def test_a_table_shows_medians_spreads_and_ratios(tmp_path):
     assert "$ python -m benchmarks made" in content
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "plot",
     [
@@ -509,6 +510,7 @@ def test_a_wrong_setting_is_not_measured(monkeypatch):
         session.prepare("orm", "sqlite")
 
 
+@pytest.mark.once
 def test_a_smoke_run_comes_to_tables_json_and_plots(tmp_path):
     done = subprocess.run(
         [

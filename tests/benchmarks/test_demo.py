@@ -18,6 +18,9 @@ from tests.support.harness import AGE_LIMIT_SKIPS
 from tests.support.limits import LIMIT_SECONDS
 from tests.support.processes import ROOT
 
+#: The other tests' processes are those of the demo's project, on each release.
+pytestmark = pytest.mark.once
+
 ADDRESS = r"http://127\.0\.0\.1:\d+/"
 
 

@@ -1,5 +1,6 @@
 """Several processes: at once, forked, ending at once, under gevent, with rundramatiq."""
 
+import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -33,8 +34,19 @@ def statuses():
     return sorted((task.description, task.status) for task in Task.objects.all())
 
 
+@pytest.fixture(scope="module")
+def processes(django_db_setup):
+    """Two processes for each database server, which the tests share."""
+    aliases = [alias for alias in servers.DATABASES[1:] if servers.answers(alias)]
+    with contextlib.ExitStack() as stack:
+        yield {
+            alias: [stack.enter_context(SecondProcess(alias)) for _ in range(2)]
+            for alias in aliases
+        }
+
+
 @pytest.mark.parametrize("stores", [("orm", "orm"), ("upsert", "upsert"), ("orm", "upsert")])
-def test_two_processes_write_the_same_messages(server_database, stores):
+def test_two_processes_write_the_same_messages(server_database, stores, processes):
     """At the same time, in different orders: no deadlock escapes, no row goes back."""
     size = 60
     ranks = {}
@@ -42,24 +54,25 @@ def test_two_processes_write_the_same_messages(server_database, stores):
     def merge(process, seed):
         assert process.order("merge", rounds=40, size=size, seed=seed) == "merged"
 
-    first, second = (SecondProcess(server_database, store=store) for store in stores)
-    with first as one, second as two:
-        mergers = [
-            threading.Thread(target=merge, args=[process, seed])
-            for seed, process in enumerate([one, two], start=1)
-        ]
+    pair = processes[server_database]
+    for process, store in zip(pair, stores):
+        process.begin(store=store)
+    mergers = [
+        threading.Thread(target=merge, args=[process, seed])
+        for seed, process in enumerate(pair, start=1)
+    ]
+    for merger in mergers:
+        merger.start()
+    while any(merger.is_alive() for merger in mergers):
+        for task in Task.objects.all():
+            rank = join_rank(task.stamp, task.rank)
+            assert rank >= ranks.get(task.pk, 0), "a row went back"
+            ranks[task.pk] = rank
         for merger in mergers:
-            merger.start()
-        while any(merger.is_alive() for merger in mergers):
-            for task in Task.objects.all():
-                rank = join_rank(task.stamp, task.rank)
-                assert rank >= ranks.get(task.pk, 0), "a row went back"
-                ranks[task.pk] = rank
-            for merger in mergers:
-                merger.join(0.01)
-        # Each had to answer that it got to its end.
-        for process in (one, two):
-            assert process.order("pending") == 0
+            merger.join(0.01)
+    # Each had to answer that it got to its end.
+    for process in pair:
+        assert process.order("pending") == 0
 
     assert Task.objects.count() == size
     # The later of both last transitions: the second process's are a millisecond later.
@@ -274,19 +287,32 @@ def test_a_user_of_a_transaction_that_is_open_or_rolled_back(database):
         Task.objects.get(pk=make_id(2)).user  # noqa: B018
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
+#: Each broker and each database on each release, and all pairs of them on one.
+PAIRS = [
+    ("redis", "postgres"),
+    ("rabbitmq", "mariadb"),
+    pytest.param("redis", "mariadb", marks=pytest.mark.once),
+    pytest.param("rabbitmq", "postgres", marks=pytest.mark.once),
+]
+with_brokers_and_databases = pytest.mark.parametrize(
+    ("queue_env", "worker_database"), PAIRS, indirect=True
+)
+
+
+@pytest.fixture
 def queue_env(request):
     """The environment for a real broker, with a queue of this test's own."""
     with queue_of_its_own(request.param) as env:
         yield env
 
 
-@pytest.fixture(params=servers.DATABASES[1:])
+@pytest.fixture
 def worker_database(request, settings, django_db_setup, django_db_blocker):
     with use_database(request.param, settings, django_db_blocker) as alias:
         yield alias
 
 
+@with_brokers_and_databases
 def test_sigterm_in_mid_work(queue_env, worker_database):
     """2 processes of 4 threads, 2,000 messages, stopped and started again: every row is final
     and right."""
@@ -315,6 +341,7 @@ def test_sigterm_in_mid_work(queue_env, worker_database):
         assert task.enqueued_at <= task.started_at <= task.finished_at == task.updated_at
 
 
+@with_brokers_and_databases
 def test_gevent_workers(queue_env, worker_database):
     """``rundramatiq --use-gevent``: the same rows."""
     assert importlib.util.find_spec("gevent"), "gevent belongs to what the tests need"

@@ -271,6 +271,7 @@ class MariaDb(PrivateServer):
             database=database,
             autocommit=True,
             connect_timeout=5,
+            ssl_disabled=True,  # As in ``services.database``.
         )
         try:
             with connection.cursor() as cursor:

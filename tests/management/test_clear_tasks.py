@@ -1,6 +1,8 @@
 """``clear_tasks``: final, whatever other processes hold and whatever their clocks say."""
 
+import contextlib
 import io
+import logging
 import re
 import threading
 import time
@@ -18,8 +20,10 @@ from taskstate.stores.orm import OrmStore
 from taskstate.stores.upsert import UpsertStore
 from taskstate.transitions.status import Status
 from taskstate.writer.pacing import BURST
+from tests.support import servers
 from tests.support.factories import make_id, make_pending, make_transition
 from tests.support.limits import LIMIT_SECONDS
+from tests.support.logs import logging_to
 from tests.support.processes import SecondProcess
 
 HOUR = 3600.0
@@ -67,6 +71,21 @@ def answer(monkeypatch):
         return asked
 
     return prepare
+
+
+@pytest.fixture(scope="module")
+def processes(django_db_setup):
+    """A second process for each database, which all tests share."""
+    with contextlib.ExitStack() as stack:
+        aliases = [alias for alias in servers.DATABASES if servers.answers(alias)]
+        yield {alias: stack.enter_context(SecondProcess(alias)) for alias in aliases}
+
+
+@pytest.fixture
+def second(request, processes):
+    """The second process that writes to the database of the test."""
+    alias = request.node.callspec.params.get("database")
+    return processes[alias or request.node.callspec.params["server_database"]]
 
 
 def test_it_deletes_every_task_in_batches(database):
@@ -138,34 +157,47 @@ def test_if_pending_can_not_be_flushed_nothing_is_deleted(sqlite, monkeypatch):
 
 @pytest.mark.parametrize("store", ["orm", "upsert"])
 @pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
-def test_what_another_process_still_holds_does_not_come_back(clock, database, store):
+def test_what_another_process_still_holds_does_not_come_back(clock, database, store, second):
     """Its transitions are older than the clear by their age, whatever its clock says; a task
     that goes on afterward appears again with its next transition."""
     burst = [make_id(n) for n in range(BURST)]
     ids = [make_id(n) for n in range(100, 103)]
-    with SecondProcess(database, clock, store) as second:
-        second.order("spend_burst", ids=burst)
-        second.order("running", ids=ids)
-        assert second.order("pending") == 3
-        assert set(statuses()) == set(range(BURST))
+    second.begin(clock, store)
+    second.order("spend_burst", ids=burst)
+    second.order("running", ids=ids)
+    assert second.order("pending") == 3
+    assert set(statuses()) == set(range(BURST))
 
-        assert f"Deleted {BURST} tasks." in clear(yes=True)
-        cleared_at = time.monotonic()
+    assert f"Deleted {BURST} tasks." in clear(yes=True)
+    cleared_at = time.monotonic()
 
-        assert second.order("flush")
-        assert second.order("pending") == 0
-        assert statuses() == {}
+    assert second.order("flush")
+    assert second.order("pending") == 0
+    assert statuses() == {}
 
-        while time.monotonic() <= cleared_at + AGE_MARGIN_SECONDS:
-            pass  # Younger than that, it would count as older.
-        second.order("done", ids=ids[:1])
-        assert second.order("flush")
-        assert statuses() == {100: "done"}
+    while time.monotonic() <= cleared_at + AGE_MARGIN_SECONDS:
+        pass  # Younger than that, it would count as older.
+    second.order("done", ids=ids[:1])
+    assert second.order("flush")
+    assert statuses() == {100: "done"}
+
+
+class Notice(logging.Handler):
+    """Waits for a record with a certain text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text = text
+        self.came = threading.Event()
+
+    def emit(self, record):
+        if self.text in record.getMessage():
+            self.came.set()
 
 
 @pytest.mark.parametrize("store", ["orm", "upsert"])
 @pytest.mark.parametrize("clock", [0.0, HOUR, -HOUR])
-def test_a_flush_in_the_middle_is_waited_out(clock, database, store):
+def test_a_flush_in_the_middle_is_waited_out(clock, database, store, second):
     """Its rows go with the others; none comes back after the command has returned."""
     write([1])
     cleared = []
@@ -174,32 +206,36 @@ def test_a_flush_in_the_middle_is_waited_out(clock, database, store):
         cleared.append(clear(yes=True))
         connections.close_all()
 
-    with SecondProcess(database, clock, store) as second:
-        assert second.order("hold_next_flush", ids=[make_id(2)])
-        clearing = threading.Thread(target=work)
+    second.begin(clock, store)
+    assert second.order("hold_next_flush", ids=[make_id(2)])
+    clearing = threading.Thread(target=work)
+    with logging_to(Notice("Waiting for a process that is writing")) as notice:
         clearing.start()
-        clearing.join(1.5)
-        assert clearing.is_alive(), "it did not wait for the flush"
-        assert second.order("release")
-        clearing.join(LIMIT_SECONDS)
-        assert not clearing.is_alive()
+        if database == "default":  # SQLite waits by itself, and logs nothing.
+            clearing.join(0.5)
+        else:
+            assert notice.came.wait(LIMIT_SECONDS), "it did not wait for the flush"
+    assert clearing.is_alive(), "it did not wait for the flush"
+    assert second.order("release")
+    clearing.join(LIMIT_SECONDS)
+    assert not clearing.is_alive()
 
     assert "Deleted 2 tasks." in cleared[0]
     assert statuses() == {}
 
 
-def test_a_flush_that_never_ends_is_reported(server_database, monkeypatch):
+def test_a_flush_that_never_ends_is_reported(server_database, monkeypatch, second):
     """Nothing is deleted, and the error says where to look."""
     from taskstate.management.commands import clear_tasks
 
     monkeypatch.setattr(clear_tasks, "WAIT_SECONDS", 0.1)
     write([1])
-    with SecondProcess(server_database) as second:
-        assert second.order("hold_next_flush", ids=[make_id(2)])
-        with pytest.raises(CommandError, match="find its transaction"):
-            clear(yes=True)
-        assert statuses() == {1: "enqueued"}
-        assert second.order("release")
+    second.begin()
+    assert second.order("hold_next_flush", ids=[make_id(2)])
+    with pytest.raises(CommandError, match="find its transaction"):
+        clear(yes=True)
+    assert statuses() == {1: "enqueued"}
+    assert second.order("release")
 
     assert statuses() == {1: "enqueued", 2: "enqueued"}
 

@@ -49,10 +49,10 @@ def write(count, description=HOSTILE):
     )
 
 
-def start(command, *arguments, output=subprocess.PIPE, **env):
+def start(*arguments, way=("-m", "django"), output=subprocess.PIPE, **env):
     """Run a command to its end, without an input; return the finished process."""
     return subprocess.run(
-        [*CLOSING[output is None], sys.executable, "-m", "django", command, *arguments],
+        [*CLOSING[output is None], sys.executable, *way, *arguments],
         env=environment("default", **env),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
@@ -118,14 +118,31 @@ def check_end(done, kind):
         assert (done.returncode, errors) == (0, "")
 
 
+#: ``manage.py``, where pages of tasks are small.
+SMALL_PAGES = """
+import django
+django.setup()
+from django.core.management import execute_from_command_line
+from taskstate.management.commands import check_tasks
+check_tasks.PAGE_SIZE = 100
+execute_from_command_line()
+"""
+
+
 @pytest.mark.parametrize("unbuffered", ["1", ""])
 def test_every_task_is_marked_whatever_becomes_of_the_output(unbuffered, output, sqlite):
-    """On all pages, whether a line fails when it is written or when the process ends."""
-    write(1010, "Export")
+    """On all pages, whether a line fails when it is written or when the process ends; a page fills
+    the buffer of the output."""
+    write(110, "Export")
     kind, file = output
-    done = start("check_tasks", *OLD, "--mark-failed", output=file, PYTHONUNBUFFERED=unbuffered)
+    done = start(
+        *("check_tasks", *OLD, "--mark-failed"),
+        way=("-c", SMALL_PAGES),
+        output=file,
+        PYTHONUNBUFFERED=unbuffered,
+    )
 
-    assert Task.objects.filter(status="failed", error="lost").count() == 1010
+    assert Task.objects.filter(status="failed", error="lost").count() == 110
     check_end(done, kind)
 
 

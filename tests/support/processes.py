@@ -116,15 +116,22 @@ class SecondProcess(LiveProcess):
 
     Parameters:
       alias(str): The database of the tests that it writes to.
-      clock(float): How many seconds its clock is ahead.
       store(str): The store that it writes through, as ``TASKSTATE["STORE"]`` names it.
       more(dict): More of its environment.
     """
 
-    def __init__(self, alias, clock=0.0, store="auto", **more):
-        super().__init__(
-            "tests.support.second_process", [str(clock), store], environment(alias, **more)
-        )
+    def __init__(self, alias, store="auto", **more):
+        super().__init__("tests.support.second_process", [], environment(alias, **more))
+        self.store = store
+
+    def __enter__(self):
+        super().__enter__()
+        self.begin(store=self.store)
+        return self
+
+    def begin(self, clock=0.0, store="auto"):
+        """Have it begin again, with a clock that is so many seconds ahead."""
+        assert self.order("begin", clock=clock, store=store) == "begun"
 
 
 def obey(orders):

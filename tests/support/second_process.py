@@ -1,6 +1,6 @@
 """The second process of ``SecondProcess``: tracks messages as it is ordered to.
 
-Orders and answers are lines of JSON on standard input and output.
+Orders and answers are lines of JSON on standard input and output.  The first order is to begin.
 """
 
 import sys
@@ -9,7 +9,8 @@ import time
 
 import django
 
-offset = float(sys.argv[1])
+#: How many seconds the clock is ahead.
+offset = 0.0
 real_time = time.time
 time.time = lambda: real_time() + offset
 
@@ -29,8 +30,6 @@ from taskstate.stores.errors import is_conflict, is_contention  # noqa: E402
 from taskstate.writer.pacing import BURST  # noqa: E402
 from tests.support.processes import obey  # noqa: E402
 
-#: An interval that never ends during a test: after the burst, what is pushed stays pending.
-state = StateMiddleware(flush_interval=3600, store=sys.argv[2])
 broker = dramatiq.get_broker()
 proxies = {}
 written = threading.Event()
@@ -58,7 +57,6 @@ def watch(connection, **kwargs):
         connection.execute_wrappers.append(hold_flush)
 
 
-@receiver(task_changed, sender=StateMiddleware)
 def note(**kwargs):
     written.set()
 
@@ -86,19 +84,43 @@ def write_patiently(store, batch):
 
 
 class Orders:
+    def __init__(self):
+        self.state = self.store = None
+
+    def begin(self, clock, store):
+        """Begin again: nothing is pending, and nothing was tracked yet.
+
+        Parameters:
+          clock(float): How many seconds the clock is ahead.
+          store(str): The store, as ``TASKSTATE["STORE"]`` names it.
+        """
+        global offset  # noqa: PLW0603
+        release.set()
+        if self.state is not None:
+            assert self.state._writer.stop(30)
+        offset = clock
+        self.store = store
+        # An interval that never ends during a test: after the burst, what is pushed stays pending.
+        self.state = StateMiddleware(flush_interval=3600, store=store)
+        proxies.clear()
+        for event in (hold, held, release):
+            event.clear()
+        task_changed.connect(note, sender=StateMiddleware)
+        return "begun"
+
     def enqueued(self, ids):
         for message_id in ids:
-            state.after_enqueue(broker, make(message_id), None)
+            self.state.after_enqueue(broker, make(message_id), None)
 
     def running(self, ids):
         for message_id in ids:
             proxies[message_id] = MessageProxy(make(message_id))
-            state.before_process_message(broker, proxies[message_id])
+            self.state.before_process_message(broker, proxies[message_id])
 
     def done(self, ids):
         for message_id in ids:
-            state.after_process_message(broker, proxies[message_id], result=None)
-            state.before_ack(broker, proxies[message_id])
+            self.state.after_process_message(broker, proxies[message_id], result=None)
+            self.state.before_ack(broker, proxies[message_id])
 
     def spend_burst(self, ids):
         """Use up what a quiet time writes at once: later pushes stay pending."""
@@ -140,7 +162,7 @@ class Orders:
         from tests.support.factories import START, make_id, make_pending, make_transition
 
         choice = random.Random(seed)
-        store = open_store(sys.argv[2], has_receivers=lambda: bool(seed % 2))
+        store = open_store(self.store, has_receivers=lambda: bool(seed % 2))
         for number in range(rounds):
             ids = list(range(size))
             choice.shuffle(ids)

@@ -68,4 +68,6 @@ def tenant_middleware(get_response):
 def use(settings):
     """Make this the site of a test."""
     for name, value in SETTINGS.items():
-        setattr(settings, name, value)
+        # What is the same already stays: Django would compile all templates again.
+        if getattr(settings, name, None) != value:
+            setattr(settings, name, value)
