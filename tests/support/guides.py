@@ -52,7 +52,7 @@ class Shell:
 
     def __init__(self, text):
         self.blocks = [block for block in documents.blocks(text) if block.kind == "shell"]
-        self.names = {}
+        self.names = {"__name__": "__main__"}
 
     def __call__(self):
         block = self.blocks.pop(0)
@@ -187,6 +187,7 @@ def retention(shell):
         send()
         run_messages()
         assert set(Task.objects.all()) == ({young, old} if stays else {young})
+    assert not dramatiq.get_broker().dead_letters
 
 
 def resending(shell):
