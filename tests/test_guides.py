@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import django
 import pytest
@@ -154,7 +155,7 @@ def test_each_block_of_python_is_run(page):
 
 
 PARSERS = {
-    "python": ast.parse,
+    "python": lambda text: ast.parse(textwrap.dedent(text)),  # It may be a part of a class.
     "json": json.loads,
     "yaml": yaml.safe_load,
     "ini": lambda text: configparser.ConfigParser().read_string(text),

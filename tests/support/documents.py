@@ -20,6 +20,14 @@ BLOCK = re.compile(
 )
 
 
+#: The files that a new project has, and that are added to.
+ADDED_TO = {
+    "settings.py": "mysite/settings.py",
+    "urls.py": "mysite/urls.py",
+    "shop/apps.py": "shop/apps.py",
+}
+
+
 class Block(NamedTuple):
     """A block of a document."""
 
@@ -58,10 +66,9 @@ def sections(text):
 
 
 def write(folder, name, code):
-    """Write a file into a project.  The settings and URLs that it has are added to."""
-    path = folder / name
-    if name in {"settings.py", "urls.py"}:
-        path = folder / "mysite" / name
+    """Write a file into a project, or add to it."""
+    path = folder / ADDED_TO.get(name, name)
+    if name in ADDED_TO:
         code = f"{path.read_text()}\n{code}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{code}\n")
