@@ -1,4 +1,7 @@
-"""System checks.  Each message names the setting, its value, and what to do."""
+"""System checks.  Each message names the setting, its value, and what to do.
+
+The hint of a check whose symptom has a heading in docs/troubleshooting.md ends with it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from django.utils.module_loading import import_string
 
 from taskstate import conf
 from taskstate.middleware import StateMiddleware
+from taskstate.utils.documentation import see
 
 MIDDLEWARE_PATH = "taskstate.middleware.StateMiddleware"
 
@@ -66,8 +70,8 @@ def check_tables(databases: Collection[str] | None = None, **_: Any) -> list[Che
             f"The table 'taskstate_task' in the database {alias!r} was created by another project "
             "with the same name: dramatiq-taskstate 0.3.4 or earlier.",
             hint="Either install 0.3.4 again and run 'manage.py migrate taskstate zero', which "
-            "deletes its tasks, or rename its table to keep them. The commands are in "
-            "docs/guides/upgrading.md.",
+            "deletes its tasks, or rename its table to keep them. "
+            + see("docs/guides/upgrading.md#before-you-begin"),
             id="taskstate.E009",
         )
     ]
@@ -82,7 +86,8 @@ def _check_middleware() -> list[CheckMessage]:
             CheckWarning(
                 f"StateMiddleware is missing from DRAMATIQ_BROKER['MIDDLEWARE'], which is "
                 f"{listed!r}. No task is tracked.",
-                hint=f"Add {MIDDLEWARE_PATH!r} to the list, at any position.",
+                hint=f"Add {MIDDLEWARE_PATH!r} to the list, at any position. "
+                + see("docs/troubleshooting.md#a-task-stays-enqueued"),
                 id="taskstate.W001",
             )
         ]
@@ -120,17 +125,18 @@ def _check_functions() -> list[CheckMessage]:
     """Check that each function that the settings name can be imported and called."""
     given = conf.given_settings()
     found: list[CheckMessage] = []
-    for setting, code in (
-        (conf.TENANT, "E020"),
-        (conf.VISIBLE_TASKS, "E021"),
-        (conf.USER_ERROR, "E025"),
+    for setting, code, page in (
+        (conf.TENANT, "E020", "docs/troubleshooting.md#a-task-stays-enqueued"),
+        (conf.VISIBLE_TASKS, "E021", "docs/troubleshooting.md#connection-lost-trying-again"),
+        (conf.USER_ERROR, "E025", "docs/troubleshooting.md#a-task-failed-without-an-error"),
     ):
         value = given.get(setting.key)
         problem = setting.find_problem(value)
         # _check_options has reported a value that is neither a function nor a string.
         if problem is not None and conf.find_problem(setting.key, value) is None:
             text = f"TASKSTATE: {problem.message}"
-            found.append(Error(text, hint=problem.hint, id=f"taskstate.{code}"))
+            hint = f"{problem.hint} {see(page)}"
+            found.append(Error(text, hint=hint, id=f"taskstate.{code}"))
     return found
 
 
@@ -180,9 +186,9 @@ _SCHEMA_PER_TENANT = ("django_tenants.", "tenant_schemas.")
 _HOW_TO_SET_TENANT = (
     "Set TASKSTATE['TENANT'] to the dotted path of a function that returns the name of the current "
     "tenant: def current_tenant(): return '' if connection.schema_name == "
-    "get_public_schema_name() else connection.schema_name. The whole module is in "
-    "docs/guides/tenants.md."
+    "get_public_schema_name() else connection.schema_name."
 )
+_SEE_TENANTS = see("docs/guides/tenants.md#a-schema-per-tenant")
 
 
 def _check_tenants() -> list[CheckMessage]:
@@ -211,13 +217,13 @@ def _tenant_is_not_set(alias: str, of_tenants: list[str]) -> CheckMessage:
         return Error(
             f"TASKSTATE: {text}. Since users of different tenants have the same keys, they would "
             "see each other's tasks.",
-            hint=_HOW_TO_SET_TENANT,
+            hint=f"{_HOW_TO_SET_TENANT} {_SEE_TENANTS}",
             id="taskstate.E022",
         )
     return CheckWarning(
         f"TASKSTATE: {text}. On the pages of each tenant, staff see the tasks of all tenants, and "
         "users see all of their own tasks.",
-        hint=f"{_HOW_TO_SET_TENANT} If you want this, silence the check.",
+        hint=f"{_HOW_TO_SET_TENANT} If you want this, silence the check. {_SEE_TENANTS}",
         id="taskstate.W020",
     )
 
@@ -235,7 +241,7 @@ def _check_schema_of_tables(shared: list[str], of_tenants: list[str]) -> list[Ch
         return []
     hint = (
         "List 'taskstate' in SHARED_APPS only. Each task stores the name of its tenant "
-        "(TASKSTATE['TENANT'])."
+        f"(TASKSTATE['TENANT']). {_SEE_TENANTS}"
     )
     return [Error(text, hint=hint, id="taskstate.E023")]
 

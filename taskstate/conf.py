@@ -31,6 +31,8 @@ from django.db import connections
 from django.db.utils import load_backend
 from django.utils.module_loading import import_string
 
+from taskstate.utils.documentation import see
+
 logger = logging.getLogger(__name__)
 
 Value = Union[bool, int, float, str, Sequence[str], Callable[..., Any], None]
@@ -464,7 +466,8 @@ MISSING_APP = (
 )
 MISSING_APP_HINT = (
     "Add 'taskstate' to INSTALLED_APPS and run manage.py migrate taskstate, or remove "
-    "StateMiddleware from DRAMATIQ_BROKER['MIDDLEWARE']."
+    "StateMiddleware from DRAMATIQ_BROKER['MIDDLEWARE']. "
+    + see("docs/troubleshooting.md#a-task-is-missing")
 )
 
 

@@ -55,6 +55,7 @@ def test_the_app_is_missing(settings):
     assert message.id == "taskstate.E001"
     assert "'taskstate' is missing from INSTALLED_APPS" in message.msg
     assert "Add 'taskstate' to INSTALLED_APPS" in message.hint
+    assert message.hint.endswith(". See docs/troubleshooting.md#a-task-is-missing.")
     assert MIDDLEWARE_PATH.rpartition(".")[2] in message.hint
 
 
@@ -66,6 +67,7 @@ def test_middleware_missing(run, middleware):
     assert message.id == "taskstate.W001"
     assert repr(middleware) in message.msg
     assert MIDDLEWARE_PATH in message.hint
+    assert message.hint.endswith(". See docs/troubleshooting.md#a-task-stays-enqueued.")
 
 
 def test_no_broker_settings(run, settings):
@@ -103,6 +105,14 @@ def test_wrong_value(run, value):
     assert "seconds from 0 to 3,600; the default is 0.5" in message.hint
 
 
+#: Where the symptom of a function that can't be called is described.
+SYMPTOMS = {
+    "taskstate.E020": "a-task-stays-enqueued",
+    "taskstate.E021": "connection-lost-trying-again",
+    "taskstate.E025": "a-task-failed-without-an-error",
+}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "id_"),
     [
@@ -115,12 +125,14 @@ def test_wrong_value(run, value):
     ],
 )
 def test_functions_of_the_settings_that_can_not_be_called(key, value, id_, run):
-    """With the key, the value, and what would be right."""
+    """With the key, the value, what would be right, and the symptom."""
     (message,) = run(TASKSTATE={key: value})
 
     assert message.id == id_
     assert f"TASKSTATE: {key} is {value!r}" in message.msg
     assert "the dotted path of a function that takes" in message.hint
+    if id_ in SYMPTOMS:
+        assert message.hint.endswith(f". See docs/troubleshooting.md#{SYMPTOMS[id_]}.")
     assert run(TASKSTATE={"TENANT": "tests.support.two_tenants.current_tenant"}) == []
 
 
@@ -202,6 +214,7 @@ def test_a_schema_per_tenant(engine, changes, id_, text, run, settings, monkeypa
     for message in messages:
         assert text in message.msg
         assert "TASKSTATE['TENANT']" in message.hint
+        assert message.hint.endswith(". See docs/guides/tenants.md#a-schema-per-tenant.")
 
 
 def test_a_schema_per_tenant_in_another_database(run, settings, monkeypatch):
@@ -255,6 +268,7 @@ def test_the_table_of_the_other_project(alias, settings, django_db_setup, django
         assert error.id == "taskstate.E009"
         assert f"'taskstate_task' in the database '{alias}'" in error.msg
         assert "migrate taskstate zero" in error.hint
+        assert error.hint.endswith(". See docs/guides/upgrading.md#before-you-begin.")
         assert check_tables(databases=["another"]) == check_tables() == []
         transaction.set_rollback(True, using=alias)
 

@@ -26,6 +26,8 @@ HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 #: A link or a picture, or the target of a link that is defined elsewhere on the page.
 LINK = re.compile(r"\]\(<?([^)>\s]+)|^\[[^\]]+\]: +(\S+)", re.MULTILINE)
 LINKED_TEXT = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+#: A page of the documentation, and mostly a heading of it, in the code of the package.
+PAGE = re.compile(r"\bdocs/[\w/]+\.md(?:#[\w-]+)?")
 #: Other sites, and addresses below the root of a site.
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|/")
 
@@ -74,6 +76,17 @@ def test_links_lead_somewhere(page):
     found = {link: fault(page, link) for link in links(read(page))}
 
     assert {link: text for link, text in found.items() if text} == {}
+
+
+def test_the_package_names_headings_that_exist():
+    """In the hints of checks, and in the console of the browser."""
+    files = [path for name in ("py", "js", "html") for path in ROOT.glob(f"taskstate/**/*.{name}")]
+    named = {link for path in files for link in PAGE.findall(path.read_text("utf-8"))}
+    found = {link: fault("README.md", link) for link in named}
+
+    assert {link: text for link, text in found.items() if text} == {}
+    assert len(found) > 5
+    assert fault("README.md", "docs/troubleshooting.md#nowhere") == "no such heading"
 
 
 def test_a_broken_link_is_found():

@@ -97,6 +97,23 @@ def test_a_rejected_stream_is_tried_again_when_the_page_is_shown_again(script):
     assert [closed for _, closed, _ in script.streams()][1:] == [None]
 
 
+@pytest.mark.parametrize("answer", [{"ok": False, "status": 404}, {"ok": True, "redirected": True}])
+def test_a_server_that_returns_no_tasks_is_reported_once(script, page, answer):
+    """In the console, where a developer looks; a server that restarts is not."""
+    script.driver.execute_script(
+        "server.answer = { ...arguments[0], json: async () => JSON.parse('<html>') }", answer
+    )
+    script.show(1)
+    script.let_pass(2)
+    assert len(script.asked()) == 2
+    assert page.console() == []
+
+    script.let_pass(600)
+    (line,) = page.console()
+    status = answer.get("status", 200)
+    assert f'"taskstate: /tasks/json/ returns no tasks (HTTP {status}). See docs/' in line
+
+
 ANNOUNCED = """
 return Array.from(document.querySelectorAll("[data-announcer]"), e => e.textContent).filter(t => t)
 """

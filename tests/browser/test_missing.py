@@ -112,4 +112,4 @@ def test_a_hint_is_given_once(script, page):
     script.let_pass(HOUR)
 
     (line,) = page.console()
-    assert line.endswith(f'"taskstate: task {make_id(1)}: There is no row."')
+    assert f'"taskstate: task {make_id(1)}: There is no row. See docs/troubleshooting.md#' in line

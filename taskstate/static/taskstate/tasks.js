@@ -26,6 +26,10 @@
   const MISSING_PATIENCE = 60000; // A task that is missing for longer is asked for less often,
   const MAX_MISSING_INTERVAL = 300000; // but at least once in this time.
   const FINISHED = ["done", "failed", "skipped"];
+  const LOGGED_FAILURE = 3; // Of several in a row. The first ones may come from a server that restarts.
+  // For developers, in the console.
+  const SEE_ENQUEUED = "See docs/troubleshooting.md#a-task-stays-enqueued.";
+  const SEE_LOST = "See docs/troubleshooting.md#connection-lost-trying-again.";
 
   const elements = new Set();
   const lists = new Set();
@@ -129,6 +133,7 @@
     request = controller;
     const limit = setTimeout(() => controller.abort(), TIMEOUT);
     let page = null;
+    let status = 0; // Of the response; 0 if there is none.
     let isRefused = false;
     try {
       const response = await fetch(url, {
@@ -137,7 +142,8 @@
         credentials: "same-origin",
         cache: "no-store",
       });
-      if (response.status === 401 || response.status === 403) isRefused = true;
+      status = response.status;
+      if (status === 401 || status === 403) isRefused = true;
       else if (response.ok) page = await response.json();
     } catch (error) {
       // No connection, no response in time, or not JSON: page stays null.
@@ -152,7 +158,7 @@
     } else if (page && Array.isArray(page.tasks)) {
       onResponse(page, url.searchParams.getAll("id"));
     } else {
-      onFailure();
+      onFailure(url, status);
     }
   }
 
@@ -167,8 +173,12 @@
     else schedule(makeUrl("url") ? interval : untilNextMissing());
   }
 
-  function onFailure() {
+  function onFailure(url, status) {
     failures += 1;
+    // If there was no response, the browser has logged that.
+    if (failures === LOGGED_FAILURE && status) {
+      console.warn(`taskstate: ${url.pathname} returns no tasks (HTTP ${status}). ${SEE_LOST}`);
+    }
     showMessage("textLost");
     const delay = Math.min(MIN_INTERVAL * 2 ** (failures - 1), MAX_INTERVAL);
     // At random, so that not all browsers return at once when the server is back.
@@ -204,7 +214,7 @@
     for (const [id, hint] of Object.entries(page.hints || {})) {
       if (loggedHints.has(id)) continue;
       loggedHints.add(id);
-      console.warn(`taskstate: task ${id}: ${hint}`);
+      console.warn(`taskstate: task ${id}: ${hint} ${SEE_ENQUEUED}`);
     }
   }
 
