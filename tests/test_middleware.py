@@ -21,6 +21,7 @@ from taskstate.transitions.rank import stamp_of
 from taskstate.transitions.status import Status
 from taskstate.transitions.transition import Transition
 from taskstate.writer.thread import BackgroundThread
+from taskstate.writer.transition_queue import TransitionQueue
 from tests.support.databases import use_database
 from tests.support.harness import task_of
 from tests.support.hooks import Exploding, call, make_message
@@ -50,7 +51,7 @@ def pushed(monkeypatch):
         if normalized is not None:
             pushes.append(normalized)
 
-    monkeypatch.setattr(module.Writer, "push", push)
+    monkeypatch.setattr(TransitionQueue, "push", push)
     monkeypatch.setattr(module.SynchronousWriter, "push", push)
     return pushes
 

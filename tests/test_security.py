@@ -53,8 +53,9 @@ def broker():
 @pytest.fixture
 def clock(monkeypatch):
     """One and the same moment for every hook, so that rows can be compared."""
-    moment = clock_module.now()
-    monkeypatch.setattr(clock_module, "now", lambda: moment)
+    time_ns, monotonic = clock_module.time_ns(), clock_module.monotonic()
+    monkeypatch.setattr(clock_module, "time_ns", lambda: time_ns)
+    monkeypatch.setattr(clock_module, "monotonic", lambda: monotonic)
 
 
 def received(for_state, **values):

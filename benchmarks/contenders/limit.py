@@ -153,7 +153,7 @@ def make_row(status, time_ms, started_at, message, for_state):
     return (
         message.message_id,
         status,
-        0,
+        1,
         message.actor_name,
         message.queue_name,
         for_state["user_pk"],

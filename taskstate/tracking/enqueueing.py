@@ -23,9 +23,10 @@ from taskstate.tracking.options import (
     write_stamp,
 )
 from taskstate.tracking.run import Run, get_or_create_run
-from taskstate.transitions.rank import MAX_TIME, STAMP_SHIFT, TIME_SHIFT, base_of
+from taskstate.transitions.rank import STAMP_SHIFT, TIME_SHIFT, base_of
 from taskstate.transitions.status import Status
 from taskstate.utils import clock
+from taskstate.utils.clock import MAX_TIME
 
 _ENQUEUED = base_of(Status.ENQUEUED)
 _DELAYED = base_of(Status.DELAYED)
@@ -35,7 +36,9 @@ class EnqueueingHooks(TrackingHooks):
     """Dramatiq calls ``before_enqueue`` before it encodes a message, and ``after_enqueue`` when the
     message is in its queue."""
 
-    def before_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
+    def before_enqueue(  # noqa: C901 - see taskstate.tracking.hooks
+        self, broker: dramatiq.Broker, message: Any, delay: int | None
+    ) -> None:
         """Write into the options of the message what its run needs: its stamp, its tenant and, in a
         retry, when the first run began and why the last one failed.
 
@@ -47,14 +50,15 @@ class EnqueueingHooks(TrackingHooks):
             if isinstance(message, MessageProxy):  # A broker may enqueue the proxy itself.
                 message = message._message
             state = message.kwargs.get(FOR_STATE)
-            if type(state) is not dict or self._actors.have_states:
+            is_by_keyword = type(state) is dict and not self._actors.have_states
+            if not is_by_keyword:
                 state = self._find_state(broker, message, state)
                 if state is None:
                     if TENANT.function is not None:
                         self._write_tenant_of_followers(message)
                     return
             message_id, options = message.message_id, message.options
-            if options or not is_plain(state):
+            if options or not is_by_keyword or not is_plain(state):
                 prepare_for_encoding(message, state, self._actors)
             thread = self._this_thread.state
             if TENANT.function is not None:
@@ -69,10 +73,12 @@ class EnqueueingHooks(TrackingHooks):
             thread.begin_enqueue(message_id, stamps)
         except RAISED:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("before_enqueue", message)
 
-    def after_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
+    def after_enqueue(  # noqa: C901 - see taskstate.tracking.hooks
+        self, broker: dramatiq.Broker, message: Any, delay: int | None
+    ) -> None:
         """Push the transition to ``enqueued`` or ``delayed``."""
         try:
             if isinstance(message, MessageProxy):
@@ -112,7 +118,7 @@ class EnqueueingHooks(TrackingHooks):
             self._sink.push((rank, attempt, started_at, happened_at, fields, details))
         except RAISED:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("after_enqueue", message)
 
     def _write_tenant_of_followers(self, message: Any) -> None:

@@ -77,9 +77,12 @@ class FieldCollector:
             get("app_name", ""),
         )
         try:
-            actor_name, queue_name, model_name, app_name = self._known_names[names]
-        except (KeyError, TypeError):  # They are new, or one of them can't be hashed.
-            actor_name, queue_name, model_name, app_name = self._normalize_names(*names)
+            known = self._known_names.get(names)
+        except Exception:  # noqa: BLE001 - one of them can't be hashed, or whatever that raises
+            known = None
+        if known is None:
+            known = self._normalize_names(*names)
+        actor_name, queue_name, model_name, app_name = known
         metadata = get("metadata")
         if metadata is not None:
             metadata = self._clean_metadata(metadata, actor_name)

@@ -103,7 +103,7 @@ def itself(message: Any) -> Any:
 
 def log_failure(hook: str, message: Any) -> None:
     """Log that a hook failed.  Call it while the exception is handled."""
-    logger.exception(
+    logger.exception(  # noqa: LOG004
         "%s could not track message %s of actor %s. The message is processed as usual.",
         hook,
         for_log(message.message_id),

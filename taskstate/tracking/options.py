@@ -10,10 +10,10 @@ from typing import Any, List
 
 from taskstate.tracking.failure import NO_FAILURE, Failure
 from taskstate.transitions import sanitize
-from taskstate.transitions.rank import MAX_TIME
 from taskstate.transitions.stamp import LAG_MS, LONG_LAG_MS, Stamps, stamps_of_enqueue
 from taskstate.transitions.transition import TaskDetails
 from taskstate.utils import clock
+from taskstate.utils.clock import MAX_TIME
 
 #: The stamp of the message: see ``transitions.stamp``.
 STAMP_OPTION = "taskstate_stamp"

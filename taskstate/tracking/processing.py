@@ -21,9 +21,10 @@ from taskstate.tracking.run import (
     get_run,
     set_current_run,
 )
-from taskstate.transitions.rank import MAX_TIME, STAMP_SHIFT, TIME_SHIFT, base_of
+from taskstate.transitions.rank import STAMP_SHIFT, TIME_SHIFT, base_of
 from taskstate.transitions.status import Status
 from taskstate.utils import clock
+from taskstate.utils.clock import MAX_TIME
 
 _RUNNING = base_of(Status.RUNNING)
 
@@ -42,10 +43,12 @@ class ProcessingHooks(TrackingHooks):
                 tenants.write_missing_tenant(message)
             if read_stamp(message) <= 0:
                 self._record_lost_stamp(broker)
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("before_delay_message", message)
 
-    def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+    def before_process_message(  # noqa: C901, PLR0912 - see taskstate.tracking.hooks
+        self, broker: dramatiq.Broker, message: Any
+    ) -> None:
         """Push the transition to ``running``."""
         proxy = message
         try:
@@ -86,7 +89,7 @@ class ProcessingHooks(TrackingHooks):
                 self._record_lost_stamp(broker)
         except RAISED:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("before_process_message", message)
 
     def after_process_message(
@@ -112,7 +115,7 @@ class ProcessingHooks(TrackingHooks):
             run.raised = exception is not None
             if exception is not None:
                 run.record_error(exception)
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("after_process_message", message)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:
@@ -122,7 +125,7 @@ class ProcessingHooks(TrackingHooks):
             if run is not None:
                 run.ended_at = clock.now()
                 run.skipped = True
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("after_skip_message", message)
 
     def before_ack(self, broker: dramatiq.Broker, message: Any) -> None:
@@ -149,7 +152,7 @@ class ProcessingHooks(TrackingHooks):
                 self._push_outcome(Status.FAILED, message, run)
         except RAISED:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("before_ack", message)
 
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
@@ -164,7 +167,7 @@ class ProcessingHooks(TrackingHooks):
             self._push_outcome(Status.FAILED, message, run)
         except RAISED:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("before_nack", message)
 
     def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:

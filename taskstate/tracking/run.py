@@ -19,7 +19,7 @@ from taskstate.tracking.options import (
     write_failure,
 )
 from taskstate.transitions import sanitize
-from taskstate.transitions.rank import MAX_TIME, pack_rank
+from taskstate.transitions.rank import pack_rank
 from taskstate.transitions.stamp import Stamps, stamp_of_run
 from taskstate.transitions.status import Status
 from taskstate.transitions.transition import (
@@ -30,7 +30,7 @@ from taskstate.transitions.transition import (
     TaskDetails,
 )
 from taskstate.utils import clock
-from taskstate.utils.clock import Timestamp
+from taskstate.utils.clock import MAX_TIME, Timestamp
 
 #: The attribute of Dramatiq's proxy for a message that holds the run.
 RUN_ATTRIBUTE = "_taskstate_run"

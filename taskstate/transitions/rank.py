@@ -13,7 +13,7 @@ The table stores a rank in two columns, ``stamp`` and ``rank``, since a bigint c
 from __future__ import annotations
 
 from taskstate.transitions.status import Status
-from taskstate.utils.clock import MAX_TIME as MAX_TIME  # Of stamps as well.
+from taskstate.utils.clock import MAX_TIME
 
 RUNNING_PHASE = 1
 FINISHED_PHASE = 2

@@ -13,8 +13,8 @@ import traceback
 from typing import Any, Callable, Collection, Iterator, NamedTuple, Sequence
 from uuid import UUID
 
-from taskstate.transitions.rank import MAX_TIME
 from taskstate.transitions.transition import NO_DETAILS, Transition, UserPk
+from taskstate.utils.clock import MAX_TIME
 from taskstate.utils.untrusted import call_untrusted
 
 ACTOR_NAME_LENGTH = 300

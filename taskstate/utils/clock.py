@@ -5,6 +5,9 @@ from __future__ import annotations
 from time import monotonic, time_ns
 from typing import Tuple
 
+# The hooks call the functions of Python themselves.
+__all__ = ["MAX_TIME", "Timestamp", "monotonic", "now", "time_ns"]
+
 #: One moment, in milliseconds since 1970, and in seconds of the monotonic clock.
 Timestamp = Tuple[int, float]
 

@@ -29,6 +29,7 @@ from taskstate import set_result
 from taskstate.middleware import StateMiddleware
 from taskstate.tracking.encodable import ForStateError
 from taskstate.transitions.status import Status
+from taskstate.writer.transition_queue import TransitionQueue
 from tests.support.for_state import FIELDS, declare
 from tests.support.harness import Workers, make_broker, task_of
 from tests.support.workers import close, queue_of_its_own, waiting
@@ -67,7 +68,7 @@ def pushed(monkeypatch):
         (normalized,) = collector.normalize([transition])
         fields.append({name: getattr(normalized.fields, name) for name in (*FIELDS, "metadata")})
 
-    monkeypatch.setattr(module.Writer, "push", push)
+    monkeypatch.setattr(TransitionQueue, "push", push)
     monkeypatch.setattr(module.SynchronousWriter, "push", push)
     return fields
 

@@ -9,6 +9,7 @@ from dramatiq.brokers.stub import StubBroker
 
 from taskstate import middleware as module
 from taskstate.middleware import StateMiddleware
+from taskstate.writer.transition_queue import TransitionQueue
 from tests.support.for_state import FIELDS, declare
 from tests.support.harness import Workers, make_broker, task_of
 
@@ -23,7 +24,7 @@ def pushed(monkeypatch):
         (normalized,) = collector.normalize([transition])
         fields.append({name: getattr(normalized.fields, name) for name in FIELDS})
 
-    monkeypatch.setattr(module.Writer, "push", push)
+    monkeypatch.setattr(TransitionQueue, "push", push)
     monkeypatch.setattr(module.SynchronousWriter, "push", push)
     return fields
 

@@ -260,9 +260,9 @@ def test_a_forked_child_of_an_actor_reports(state, broker, sqlite):
 
 def test_no_two_reports_of_a_run_are_equal(monkeypatch, broker, state):
     """Though they are made in the same millisecond: the later one wins."""
-    monkeypatch.setattr(clock, "now", lambda: (START, 1.0))
+    monkeypatch.setattr(clock, "time_ns", lambda: START * 1_000_000)
     pushed = []
-    monkeypatch.setattr(state._writer, "push", pushed.append)
+    monkeypatch.setattr(state._writer.queue, "push", pushed.append)
     monkeypatch.setattr(state, "_push_deferred", pushed.append)
     with running(state, broker, make_message({})):
         taskstate.set_progress(80)

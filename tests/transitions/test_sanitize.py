@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskstate.transitions import sanitize
-from taskstate.transitions.rank import MAX_TIME
+from taskstate.utils.clock import MAX_TIME
 from tests.support.factories import make_transition
 
 anything = st.one_of(

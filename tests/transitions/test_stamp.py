@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskstate.transitions.rank import MAX_TIME, pack_rank
+from taskstate.transitions.rank import pack_rank
 from taskstate.transitions.stamp import LAG_MS, LONG_LAG_MS, stamp_of_run, stamps_of_enqueue
 from taskstate.transitions.status import Status
+from taskstate.utils.clock import MAX_TIME
 from tests.support.factories import START
 
 HOUR = 3_600_000

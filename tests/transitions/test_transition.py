@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskstate.transitions.rank import (
-    MAX_TIME,
     is_running,
     join_rank,
     pack_rank,
@@ -32,6 +31,7 @@ from taskstate.transitions.transition import (
     has_rare_values,
     sort_key,
 )
+from taskstate.utils.clock import MAX_TIME
 from tests.support.factories import START, make_transition
 from tests.support.strategies import transitions
 

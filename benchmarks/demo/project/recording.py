@@ -12,6 +12,8 @@ from django.db.backends.signals import connection_created
 import taskstate
 from benchmarks.statements import StatementCounter
 from taskstate.middleware import StateMiddleware
+from taskstate.transitions.rank import status_of
+from taskstate.transitions.transition import MESSAGE_ID
 from taskstate.writer.thread import THREAD_NAME
 
 
@@ -34,12 +36,13 @@ class RecordingStateMiddleware(StateMiddleware):
         if threading.current_thread().name == THREAD_NAME:
             self.statements.put_on(connection)
 
-    def _push(self, status, moment, stamp, attempt, started_at, fields, details, **how):  # noqa: PLR0917
-        self._push_to_sink(status, moment, stamp, attempt, started_at, fields, details, **how)
+    def _push(self, transition, **how):
+        self._push_to_sink(transition, **how)
         if not self.transitions:
             # Runs after the last flush, whose priority is 0.
             Finalize(None, self.save, exitpriority=-1)
-        self.transitions.append((fields.message_id, status.value, attempt))
+        rank, attempt, _, _, fields, _ = transition
+        self.transitions.append((fields[MESSAGE_ID], status_of(rank).value, attempt))
 
     def save(self):
         """Write the record of this process to a file, once."""

@@ -17,7 +17,6 @@ from taskstate.stores.dialects.base import (
 from taskstate.stores.lock_timeout import LOCK_WAIT_SECONDS
 from taskstate.transitions.rank import (
     FINISHED_PHASE,
-    MAX_TIME,
     ORDER_MASK,
     PHASE_MASK,
     PHASE_SHIFT,
@@ -25,6 +24,7 @@ from taskstate.transitions.rank import (
     pack_rank,
 )
 from taskstate.transitions.status import Status
+from taskstate.utils.clock import MAX_TIME
 
 # The parts of a rank.
 _PHASE = f"(new.rank >> {PHASE_SHIFT} & {PHASE_MASK})"
