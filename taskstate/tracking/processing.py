@@ -59,14 +59,14 @@ class ProcessingHooks(TrackingHooks):
                 state = self._find_state(broker, message, state)
                 if state is None:
                     return
-            if TENANT.function is not None:
-                tenants.write_missing_tenant(message)
             now_ms = clock.time_ns() // 1_000_000 & MAX_TIME
             happened_at = clock.monotonic()
             attributes = proxy.__dict__
             run = attributes.get(RUN_ATTRIBUTE)
             if run is None:
                 run = attributes[RUN_ATTRIBUTE] = Run(message, state)
+            if TENANT.function is not None:
+                tenants.write_missing_tenant(message)
             thread = self._this_thread.state
             if thread.run is None:
                 thread.run = run
@@ -102,19 +102,18 @@ class ProcessingHooks(TrackingHooks):
     ) -> None:
         """Record when the run ended, and how.  The acknowledgment decides whether that is
         final."""
-        run = get_run(message)
-        if run is not None and exception is None:
-            # This is clock.now without the call.
-            run.ended_at = clock.time_ns() // 1_000_000 & MAX_TIME, clock.monotonic()
+        if exception is None:
+            run = get_run(message)
+            if run is not None:  # This is clock.now without the call.
+                run.ended_at = clock.time_ns() // 1_000_000 & MAX_TIME, clock.monotonic()
             return
         try:
             run = self._run_of(broker, message)
             if run is None:
                 return
             run.ended_at = clock.now()
-            run.raised = exception is not None
-            if exception is not None:
-                run.record_error(exception)
+            run.raised = True
+            run.record_error(exception)
         except Exception:  # noqa: BLE001 - log_failure logs it
             log_failure("after_process_message", message)
 

@@ -333,8 +333,12 @@ def text_of(value):
     return str.__str__(value) if isinstance(value, str) else str(value)
 
 
-def expected_users(value):
-    """Return the keys of users that a row may name; a UUID is sent as its text, not a number."""
+def expected_users(value, *, takes_zero):
+    """Return the keys of users that a row may name; a UUID is sent as its text, not a number.
+
+    Parameters:
+      takes_zero(bool): Whether 0 is a key: for MariaDB it means "the next number".
+    """
     key = None
     if isinstance(value, int) and not isinstance(value, bool):
         key = value
@@ -343,6 +347,8 @@ def expected_users(value):
             key = int(text_of(value))
         except ValueError:
             key = None
+    if key == 0 and not takes_zero:
+        return {None}
     if key is None or -INT_32 <= key < INT_32:
         return {key}
     return {None, key} if -INT_64 <= key < INT_64 else {None}
