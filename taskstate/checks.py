@@ -1,6 +1,6 @@
 """System checks.  Each message names the setting, its value, and what to do.
 
-The hint of a check whose symptom has a heading in docs/troubleshooting.md ends with it.
+A hint ends with the section of the documentation that describes what the check finds, if any.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ LINK = re.compile(r"\]\(<?([^)>\s]+)|^\[[^\]]+\]: +(\S+)", re.MULTILINE)
 LINKED_TEXT = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 #: A page of the documentation, and mostly a heading of it, in the code of the package.
 PAGE = re.compile(r"\bdocs/[\w/]+\.md(?:#[\w-]+)?")
+#: The levels of the records that these methods of a logger make, besides INFO.
+LEVELS = {"exception": "ERROR", "error": "ERROR", "warning": "WARNING", "debug": "DEBUG"}
 #: Other sites, and addresses below the root of a site.
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|/")
 
@@ -118,6 +120,29 @@ def test_each_check_is_described():
     assert {id_ for text in headings(page) for id_ in re.findall(r"\b[EW]\d{3}\b", text)} == ids
     named = {id_ for each in PAGES for id_ in re.findall(r"taskstate\.([EW]\d+)", read(each))}
     assert named <= ids
+
+
+def test_each_logger_is_described():
+    """With the levels of its records, as far as the code of its module shows them."""
+    page = read("docs/operations/metrics.md")
+    rows = re.findall(r"^\| `(taskstate[\w.]*)` \|(.*)\|(.*)\|(.*)\|$", page, re.MULTILINE)
+    described = {
+        name: {level for level, cell in zip(("ERROR", "WARNING", "DEBUG"), cells) if cell.strip()}
+        for name, *cells in rows
+    }
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text("utf-8")
+        for path in ROOT.glob("taskstate/**/*.py")
+    }
+    modules = {name: code for name, code in modules.items() if "getLogger(__name__)" in code}
+
+    assert described.keys() == modules.keys()
+    for name, code in modules.items():
+        levels = {LEVELS.get(call) for call in re.findall(r"\blogger\.(\w+)\(", code)}
+        assert levels - {None} <= described[name], name
+        # The code passes its logger on, or calculates a level.
+        is_partial = re.search(r"\blogger\b(?! =|\.\w+\()", code) or None in levels
+        assert is_partial or described[name] == levels, name
 
 
 def test_each_setting_is_described():

@@ -6,7 +6,8 @@ To add a column:
 1. Add a field to ``Task`` in ``models``, with a migration.
 2. Add a field to ``TaskDetails``, or to both ``RawFields`` and ``MessageFields``, in
    ``transitions.transition``.  Set it where ``tracking`` makes these: in ``Run.details`` and
-   ``options.read_details``, or in ``FieldCollector.collect`` and ``_normalize_fields``.
+   ``options.read_details``, or in ``FieldCollector.collect``, ``_are_normal`` and
+   ``_normalize_values``.
 3. Add the column to ``COLUMNS``.
 
 Further places, depending on the column:

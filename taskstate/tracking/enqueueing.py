@@ -1,5 +1,4 @@
-"""The hooks of a message that is enqueued: in a web process, or in a worker that retries or
-forwards."""
+"""The hooks of a message that is enqueued, in a web process or in a worker."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from taskstate.tracking.options import (
     read_started_at,
     write_stamp,
 )
-from taskstate.tracking.run import Run, get_or_create_run
+from taskstate.tracking.run import get_or_create_run
 from taskstate.transitions.rank import STAMP_SHIFT, TIME_SHIFT, base_of
 from taskstate.transitions.status import Status
 from taskstate.utils import clock
@@ -68,7 +67,9 @@ class EnqueueingHooks(TrackingHooks):
                 run = get_or_create_run(given, message, state)
             run_stamp = 0
             if run is not None and run.message_id == message_id:
-                run_stamp = _write_for_next_run(run, message)
+                run.write_for_next_run(message)
+                if run.fields is not None:  # It has begun.
+                    run_stamp = run.stamp
             stamps = write_stamp(message, run_stamp, may_get_lost=self._loses_stamps)
             thread.begin_enqueue(message_id, stamps)
         except RAISED:
@@ -104,6 +105,7 @@ class EnqueueingHooks(TrackingHooks):
                 return
             # Delay 0 is a delay as well: the message goes through the delay queue.
             base = _ENQUEUED if delay is None else _DELAYED
+            # This is clock.now without the call.
             now_ms = clock.time_ns() // 1_000_000 & MAX_TIME
             happened_at = clock.monotonic()
             rank = stamp << STAMP_SHIFT | base | now_ms << TIME_SHIFT
@@ -125,10 +127,3 @@ class EnqueueingHooks(TrackingHooks):
         """Write the tenant into the messages that follow an untracked message: they may be
         tracked."""
         tenants.write_tenant_of_followers(message.options, self._this_thread.state.tenant())
-
-
-def _write_for_next_run(run: Run, message: Any) -> int:
-    """Write into the options of a message, which ``run`` enqueues again, what its next run needs.
-    Return the stamp of the run, or 0 if it has not begun."""
-    run.write_for_next_run(message)
-    return 0 if run.fields is None else run.stamp

@@ -64,8 +64,8 @@ class TrackingHooks(dramatiq.Middleware):
     ) -> dict[str, Any] | None:
         """Return the ``for_state`` of a message; None if it is not tracked.
 
-        The hooks call this unless the message carries a dictionary by keyword, and no actor is
-        declared with a ``for_state``.
+        A hook need not call this if no actor is declared with a ``for_state``, and the message
+        carries a dictionary by keyword: that is its ``for_state``.
 
         Parameters:
           for_state(object): What the message carries by keyword.
@@ -96,8 +96,8 @@ class TrackingHooks(dramatiq.Middleware):
         self._lost_stamps.warn(broker)
 
 
-def itself(message: Any) -> Any:
-    """Return the message itself, which Dramatiq may have passed as a proxy."""
+def unwrap(message: Any) -> Any:
+    """Return the message of a proxy; any other message is returned as it is."""
     return message._message if isinstance(message, MessageProxy) else message
 
 

@@ -70,7 +70,7 @@ def write_stamp(message: Any, run_stamp: int, *, may_get_lost: bool) -> Stamps:
 
 
 def find_stamps(message: Any, *, may_get_lost: bool) -> Stamps:
-    """Return the stamps of a message that was enqueued, if this thread has not kept them."""
+    """Return the stamps of a message that was enqueued, for a thread that has not kept them."""
     stamp = read_stamp(message)
     if stamp > 0:  # Another thread has called ``before_enqueue``.
         return stamp, stamp

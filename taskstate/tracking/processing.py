@@ -10,7 +10,7 @@ from dramatiq.broker import MessageProxy
 from taskstate import tenants
 from taskstate.conf import TENANT
 from taskstate.tracking.for_state import FOR_STATE
-from taskstate.tracking.hooks import RAISED, TrackingHooks, itself, log_failure
+from taskstate.tracking.hooks import RAISED, TrackingHooks, log_failure, unwrap
 from taskstate.tracking.options import STARTED_AT_OPTION, read_stamp, read_started_at
 from taskstate.tracking.run import (
     NOTHING_ENQUEUED,
@@ -35,7 +35,7 @@ class ProcessingHooks(TrackingHooks):
     def before_delay_message(self, broker: dramatiq.Broker, message: Any) -> None:
         """Find out whether the broker loses the options that hooks write.  The message is enqueued
         again later."""
-        message = itself(message)
+        message = unwrap(message)
         try:
             if self._state_of(broker, message) is None:
                 return
@@ -59,8 +59,10 @@ class ProcessingHooks(TrackingHooks):
                 state = self._find_state(broker, message, state)
                 if state is None:
                     return
+            # This is clock.now without the call.
             now_ms = clock.time_ns() // 1_000_000 & MAX_TIME
             happened_at = clock.monotonic()
+            # This is get_or_create_run without the call.
             attributes = proxy.__dict__
             run = attributes.get(RUN_ATTRIBUTE)
             if run is None:
@@ -144,7 +146,7 @@ class ProcessingHooks(TrackingHooks):
             if not run.raised:
                 self._push_outcome(Status.DONE, message, run)
             # If an exception interrupted ``before_process_message``, the run may not be marked as
-            # requeued.  Then the last message that this thread has enqueued shows whether.
+            # requeued.  If it was, its message is the last one that this thread has enqueued.
             elif not run.requeued and (
                 enqueued_id != run.message_id or enqueued_stamp <= run.stamp
             ):
@@ -162,7 +164,7 @@ class ProcessingHooks(TrackingHooks):
                 return
             self._leave(run, self._this_thread.state)
             if run.fields is None and message.actor_name not in broker.actors:
-                run.record_unknown_actor(itself(message))
+                run.record_unknown_actor(unwrap(message))
             self._push_outcome(Status.FAILED, message, run)
         except RAISED:
             raise
@@ -186,9 +188,9 @@ class ProcessingHooks(TrackingHooks):
         """Return the run of a message; None if it is not tracked."""
         run = get_run(message)
         if run is None:
-            state = self._state_of(broker, itself(message))
+            state = self._state_of(broker, unwrap(message))
             if state is not None:
-                run = get_or_create_run(message, itself(message), state)
+                run = get_or_create_run(message, unwrap(message), state)
         return run
 
     def _leave(self, run: Run, thread: ThreadState) -> None:
@@ -208,7 +210,7 @@ class ProcessingHooks(TrackingHooks):
         if run.fields is None:
             if TENANT.function is not None:
                 tenants.write_missing_tenant(message)
-            run.fields = self._collector.collect(itself(message), run.state)
+            run.fields = self._collector.collect(unwrap(message), run.state)
         # A message that did not run is rejected in the consumer's thread, which must not wait.
         waits = run.ended_at is not None and self._options.flush_before_ack
         if run.ended_at is None:

@@ -259,8 +259,8 @@ class ThreadState:
 
 
 class ThisThread(threading.local):
-    """Holds the state of the calling thread.  Each access to an attribute of a ``local`` takes
-    three times as long as that of another object, so it has only one."""
+    """Holds the state of the calling thread.  It has only one attribute, since reading one of a
+    ``local`` takes three times as long as of any other object."""
 
     def __init__(self) -> None:
         self.state = ThreadState()

@@ -58,7 +58,7 @@ class TransitionSink:
         """
         writer, options = self._writer, self._options
         if writer.thread.is_idle:
-            conf.check_database()  # It takes 0.5 us.  A busy writer calls it itself.
+            conf.check_database()  # Only then: it takes 0.5 us, and a busy writer calls it itself.
         if options.app_is_missing:
             conf.log_missing_app()
         elif options.synchronous:

@@ -142,8 +142,9 @@ class PendingTask:
 
 def _is_progress(transition: RawTransition) -> bool:
     """Return whether a transition is a progress report of a run whose start was pushed before.
-    Such a transition has a progress or a progress text; the transition of a start has
-    neither."""
+
+    Such a transition has a progress or a progress text; the transition of a start has neither.
+    """
     details = transition[DETAILS]
     if details is None or not is_running(transition[RANK]):
         return False

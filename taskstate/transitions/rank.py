@@ -65,8 +65,8 @@ def pack_rank(status: Status, stamp: int, time_ms: int) -> int:
 
 
 def base_of(status: Status) -> int:
-    """Return the rank of ``status`` at stamp 0 and time 0.  Hooks calculate ranks from it, without
-    the call of ``pack_rank``: their times and stamps are in range."""
+    """Return the rank of ``status`` at stamp 0 and time 0.  The hooks add the stamp and the time
+    themselves, which saves a call of ``pack_rank``: both are in range there."""
     return _BASES[status._value_]
 
 

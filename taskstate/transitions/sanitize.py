@@ -103,11 +103,11 @@ def clean_text(value: object, length: int) -> str:
     return text
 
 
-def are_clean_texts(values: Sequence[object], length: int) -> bool:
-    """Return whether ``clean_text`` would change none of these values."""
-    if {*map(type, values)} != {str} or max(map(len, values)) > length:  # type: ignore[arg-type]
+def are_clean_texts(values: Sequence[Any], length: int) -> bool:
+    """Return whether all values are texts that ``clean_text`` would not change."""
+    if {*map(type, values)} != {str} or max(map(len, values)) > length:
         return False
-    joined = "".join(values)  # type: ignore[arg-type]
+    joined = "".join(values)
     if "\0" in joined:
         return False
     try:
@@ -268,9 +268,9 @@ def clean_time(value: object) -> int:
     return clean_count(value, MAX_TIME)
 
 
-def are_times(values: Sequence[object]) -> bool:
-    """Return whether ``clean_time`` would change none of these values."""
-    return {*map(type, values)} == {int} and min(values) >= 0 and max(values) <= MAX_TIME  # type: ignore[type-var,operator]
+def are_times(values: Sequence[Any]) -> bool:
+    """Return whether all values are times that ``clean_time`` would not change."""
+    return {*map(type, values)} == {int} and min(values) >= 0 and max(values) <= MAX_TIME
 
 
 class UserKey(NamedTuple):
@@ -317,7 +317,7 @@ class UserKey(NamedTuple):
         return self._checked(key)
 
     def are_valid_numbers(self, values: Collection[int]) -> bool:
-        """Return whether ``clean`` would change none of these numbers, and accept all."""
+        """Return whether ``clean`` would accept all of these numbers, and change none."""
         if not self.is_integer or not values:
             return not values
         is_in_range = self.smallest <= min(values) and max(values) <= self.greatest

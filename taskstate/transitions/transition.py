@@ -13,11 +13,12 @@ from uuid import UUID
 from taskstate.transitions.rank import status_of, time_of
 from taskstate.transitions.status import Status
 
+#: A primary key of the user model; None for a task without a user.
 UserPk = Union[int, str, UUID, None]
 
-
-#: The values that don't change while a message is processed, as a hook has collected them, in the
-#: order of ``MessageFields``.  The names are normalized; the writer normalizes the other values.
+#: The fields of a message as a hook has collected them: a tuple with the values of
+#: ``MessageFields``, in that order.  The names are normalized; the writer normalizes the other
+#: values.
 #:
 #: It is a plain tuple, as is a ``RawTransition``: to make a named one takes five times as long.
 RawFields = Tuple[str, int, Any, str, str, str, str, str, Optional[str], Optional[str], str]
@@ -115,11 +116,13 @@ RawTransition = Tuple[
     int, int, Optional[int], float, Union[RawFields, MessageFields], Optional[TaskDetails]
 ]
 
-# The indexes of some values in a raw transition, and in raw fields.
+# The indexes of values in a raw transition.
 RANK: Final = 0
 HAPPENED_AT: Final = 3
 FIELDS: Final = 4
 DETAILS: Final = 5
+
+# The indexes of values in raw fields.
 MESSAGE_ID: Final = 0
 ACTOR_NAME: Final = 3
 DESCRIPTION: Final = 5
@@ -127,7 +130,8 @@ METADATA: Final = 8
 STORED_MESSAGE: Final = 9
 TENANT: Final = 10
 
-# Make a named tuple from a tuple.  It is faster than the constructor, which is written in Python.
+# Make a named tuple from a plain one.  This is faster than the constructor, which is written in
+# Python.
 message_fields_from: Callable[[tuple[Any, ...]], MessageFields] = functools.partial(
     tuple.__new__, MessageFields
 )

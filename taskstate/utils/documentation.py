@@ -1,10 +1,11 @@
-"""The documentation, where hints for developers name it."""
+"""References to the documentation, for the hints that developers read."""
 
 
 def see(page: str) -> str:
-    """Return the sentence that ends a hint: where to read more.
+    """Return the last sentence of a hint, which says where to read more.
 
     Parameters:
-      page(str): A page, and its heading, such as "docs/troubleshooting.md#a-task-is-missing".
+      page(str): The path of a page, usually with the anchor of a heading, such as
+        "docs/troubleshooting.md#a-task-is-missing".
     """
     return f"See {page}."

@@ -79,8 +79,8 @@ class FlushCycle:
         """Coalesce what was pushed, and flush if that is due.
 
         Parameters:
-          is_ending(bool): Whether the thread is about to end, so that everything is due,
-            after the pause that follows a failure.
+          is_ending(bool): Whether the thread is about to end.  Then everything is due, except
+            during the pause that follows a failure.
 
         Returns:
           float: Seconds until the next step is due, or None if nothing is pending.
@@ -101,8 +101,8 @@ class FlushCycle:
             return pause
         if is_ending or self._bucket.take(now, options.flush_interval):
             self.flush()
-        else:
-            self._flush_awaited() and self._flush_full_batches()
+        elif self._flush_awaited():
+            self._flush_full_batches()
         return self._delay()
 
     def _delay(self) -> float | None:

@@ -99,14 +99,14 @@ class TransitionQueue:
     def oldest_happened_at(self) -> float | None:
         """When the oldest transition happened, by the monotonic clock, in seconds.  None if no
         transitions wait, or only deferred ones."""
-        found = [self._oldest_item()]
+        found = [self._oldest_item_time()]
         try:
             found.append(self.awaited[0][0][HAPPENED_AT])
         except IndexError:
             pass
         return min((moment for moment in found if moment is not None), default=None)
 
-    def _oldest_item(self) -> float | None:
+    def _oldest_item_time(self) -> float | None:
         for place in range(len(self._items)):
             try:
                 item = self._items[place]
@@ -216,7 +216,7 @@ class TransitionQueue:
 
 
 def _units_of(item: Item) -> int:
-    """Return the units of the texts of an item: 0 for a small transition."""
+    """Return the units of the texts of an item: 0 for a small or deferred transition."""
     if not isinstance(item, tuple) or not has_rare_values(item):
         return 0
     return round(text_bytes(item) / _UNIT_BYTES)

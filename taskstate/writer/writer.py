@@ -84,7 +84,7 @@ class Writer:
 
     def push_deferred(self, deferred: DeferredTransition) -> None:
         """Add an object that makes a transition later, if it still exists then."""
-        self._buffer.push_deferred(deferred)
+        self.queue.push_deferred(deferred)
         if self.thread.is_idle:
             self.thread.wake()
 

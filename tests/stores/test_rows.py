@@ -32,12 +32,12 @@ def test_a_task_is_as_django_makes_it():
 
 
 @pytest.mark.parametrize("signal", [pre_init, post_init], ids=["pre_init", "post_init"])
-def test_a_site_that_listens_to_new_instances_hears_of_them(signal):
-    """Django's own signals are part of a model."""
-    heard = []
+def test_receivers_of_djangos_signals_get_each_instance(signal):
+    """``Model.__init__`` sends them, so it is called if there are any receivers."""
+    received = []
 
     def receive(sender, **_):
-        heard.append(sender)
+        received.append(sender)
 
     signal.connect(receive, sender=Task)
     try:
@@ -45,4 +45,4 @@ def test_a_site_that_listens_to_new_instances_hears_of_them(signal):
     finally:
         signal.disconnect(receive, sender=Task)
 
-    assert heard == [Task]
+    assert received == [Task]
