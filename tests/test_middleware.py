@@ -16,7 +16,9 @@ from dramatiq.middleware import MiddlewareError
 
 from taskstate import middleware as module
 from taskstate.middleware import StateMiddleware
+from taskstate.tracking import processing
 from taskstate.tracking.encodable import ForStateError
+from taskstate.tracking.run import Run
 from taskstate.transitions.rank import stamp_of
 from taskstate.transitions.status import Status
 from taskstate.transitions.transition import Transition
@@ -274,6 +276,36 @@ def test_hooks_may_repeat_themselves(broker, pushed):
     assert state._this_thread.state.run is None, "the thread has left the run"
 
 
+def test_the_last_report_of_an_end_counts(broker, pushed):
+    """In either order."""
+    state = StateMiddleware()
+    message = MessageProxy(make_message({}))
+    state.before_process_message(broker, message)
+    state.after_process_message(broker, message, exception=TimeoutError())
+    state.after_process_message(broker, message, result=None)
+    state.before_ack(broker, message)
+
+    assert [transition.status for transition in pushed] == [Status.RUNNING, Status.DONE]
+
+
+def test_a_retry_that_is_interrupted_keeps_when_the_first_run_began(broker, monkeypatch):
+    """A later attempt must not overwrite it, wherever an exception is raised in the hook."""
+    began = []
+
+    class Interruptible(Run):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "started_at":
+                began.append(value)
+
+    monkeypatch.setattr(processing, "Run", Interruptible)
+    options = {"retries": 1, "taskstate_started_at": 7}
+    proxy = MessageProxy(make_message({}, options=options))
+    StateMiddleware().before_process_message(broker, proxy)
+
+    assert began == [7]
+
+
 def test_the_ack_of_a_delayed_copy_is_no_end(broker, pushed):
     """The consumer acknowledges it when it has enqueued the message that will run."""
     StateMiddleware().before_ack(broker, MessageProxy(make_message({})))
@@ -375,6 +407,26 @@ def test_the_consumer_thread_never_waits(broker, pushed, waited):
     state.before_nack(broker, MessageProxy(make_message({})))
 
     assert [transition.status for transition in pushed] == [Status.FAILED]
+    assert waited == []
+
+
+def test_the_consumer_thread_never_waits_for_a_repeated_nack(broker, waited, monkeypatch):
+    """Dramatiq repeats it after a lost connection; here the first push failed as well."""
+    pushes = []
+
+    def push(queue, transition):
+        pushes.append(transition)
+        if len(pushes) == 1:
+            raise RuntimeError
+
+    monkeypatch.setattr(TransitionQueue, "push", push)
+    monkeypatch.setattr(BackgroundThread, "_start", lambda thread: True)
+    state = StateMiddleware(flush_before_ack=True)
+    proxy = MessageProxy(make_message({}))
+    state.before_nack(broker, proxy)
+    state.before_nack(broker, proxy)
+
+    assert len(pushes) == 2
     assert waited == []
 
 

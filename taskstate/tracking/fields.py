@@ -111,6 +111,7 @@ class FieldCollector:
             and (user_pk is None or type(user_pk) is int)
             and type(description) is str
             and len(description) <= _SMALL
+            and type(tenant) is str
             and (not tenant or sanitize.is_tenant(tenant))
         ):
             return raw

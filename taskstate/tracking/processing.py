@@ -74,9 +74,11 @@ class ProcessingHooks(TrackingHooks):
                 thread.run = run
             else:
                 thread.enter_nested(run)
-            run.started_at = run.last_reported_ms = now_ms
+            started_at = now_ms
             if STARTED_AT_OPTION in message.options:
-                run.started_at = read_started_at(message) or now_ms
+                started_at = read_started_at(message) or now_ms
+            run.started_at = started_at
+            run.last_reported_ms = now_ms
             run.fields = fields = self._collector.collect(message, state)
             details = None
             if run.attempt > 1:
@@ -108,6 +110,7 @@ class ProcessingHooks(TrackingHooks):
             run = get_run(message)
             if run is not None:  # This is clock.now without the call.
                 run.ended_at = clock.time_ns() // 1_000_000 & MAX_TIME, clock.monotonic()
+                run.raised = False
             return
         try:
             run = self._run_of(broker, message)
@@ -213,10 +216,8 @@ class ProcessingHooks(TrackingHooks):
             run.fields = self._collector.collect(unwrap(message), run.state)
         # A message that did not run is rejected in the consumer's thread, which must not wait.
         waits = run.ended_at is not None and self._options.flush_before_ack
-        if run.ended_at is None:
-            run.ended_at = clock.now()
         if run.fields is not None:
-            now_ms, happened_at = run.ended_at
+            now_ms, happened_at = run.ended_at or clock.now()
             rank = run.stamp << STAMP_SHIFT | base_of(status) | now_ms << TIME_SHIFT
             details = run.details(status) if run.has_details else None
             transition = (rank, run.attempt, run.started_at, happened_at, run.fields, details)

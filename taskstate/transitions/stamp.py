@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import Tuple
 
+from taskstate.utils.clock import MAX_TIME
+
 #: How far the stamp of a message that waits may be behind the clock, in milliseconds, if there is
 #: no earlier stamp.  If a message with new options is enqueued again within this time after its
 #: last stamp, its row does not change before it runs.
@@ -46,7 +48,7 @@ def stamps_of_enqueue(earlier: int, created_at: int, now: int, lag: int = LAG_MS
       lag(int): ``LAG_MS``, or ``LONG_LAG_MS``.
     """
     if earlier:
-        waiting = earlier + 1
+        waiting = min(earlier + 1, MAX_TIME)
         return waiting, max(waiting, now)
     return max(now - lag, min(created_at, now)), now
 
@@ -63,4 +65,4 @@ def stamp_of_run(found: int, created_at: int, now: int) -> int:
     """
     if found > 0:
         return found
-    return max(1 - found if found else 0, created_at, now)
+    return min(max(1 - found if found else 0, created_at, now), MAX_TIME)

@@ -77,19 +77,19 @@ class Buffer:
         fill a batch."""
         self.max_pending = max_pending
         self.max_bytes = max_bytes
-        self._batch_size = batch_size
+        #: So many pending tasks are written at once, however often flushes are due.  They are no
+        #: more than half of what may wait: else some would be dropped while the rest gathers.
+        self.full_batch = min(batch_size, max(1, max_pending // 2))
         self._update_queue_limits()
 
     def _update_queue_limits(self) -> None:
         """Give the queue the memory that the pending tasks do not take, and publish the time of the
         oldest one."""
         left = self.max_bytes - self._pending_bytes
-        max_items = QUEUE_ITEMS_PER_PENDING * self.max_pending
         self.queue.set_limits(
-            max_items=max_items,
+            max_items=QUEUE_ITEMS_PER_PENDING * self.max_pending,
             max_bytes=max(left, self.max_bytes // _QUEUE_SHARE),
-            # As many may fill a batch.
-            wake_at=min(self._batch_size, max_items // 2),
+            wake_at=self.full_batch,  # As many may fill a batch.
         )
         oldest = next(iter(self._pending.values()), None)
         self._oldest_pending = None if oldest is None else oldest.first_happened_at

@@ -148,7 +148,7 @@ class FlushCycle:
 
     def _flush_full_batches(self) -> bool:
         """Write what fills batches, and leave the rest."""
-        size = self._options.max_batch_size
+        size = self.buffer.full_batch
         return self._write_batches(self.buffer.pending_count // size * size)
 
     def _write_batches(self, rows: int, *, only_awaited: bool = False) -> bool:

@@ -70,11 +70,12 @@ class TransitionQueue:
         Beyond that the oldest are dropped.
 
         Parameters:
-          wake_at(int): The writer is woken once, when more items than this wait.
+          wake_at(int): The writer is woken once, when more items than this wait, or more than half
+            of what may wait.
         """
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._next_check = min(self._update_limit(), wake_at)
+        self._next_check = min(self._update_limit() // 2, wake_at)
 
     def _update_limit(self) -> int:
         """Calculate how many items there may be now, for the next pushes, and return it."""

@@ -1,5 +1,7 @@
 """Values on their way to the columns: cheap to collect, and normalized without a surprise."""
 
+import enum
+
 import pytest
 
 from taskstate.conf import Options
@@ -7,7 +9,8 @@ from taskstate.tracking.fields import FieldCollector
 from taskstate.transitions import sanitize
 from taskstate.transitions.rank import pack_rank
 from taskstate.transitions.status import Status
-from taskstate.transitions.transition import MessageFields, Transition
+from taskstate.transitions.transition import MessageFields, TaskDetails, Transition
+from taskstate.writer.buffer import Buffer
 from tests.support.factories import START, make_id
 from tests.support.hooks import make_message
 
@@ -27,6 +30,12 @@ ODD = [
 @pytest.fixture
 def collector():
     return FieldCollector()
+
+
+class Name(str, enum.Enum):
+    """Equals a text, but is none."""
+
+    NORTH = "north"
 
 
 def transition(fields, status=Status.RUNNING):
@@ -171,6 +180,22 @@ def test_a_normal_batch_is_not_normalized_row_by_row(collector, monkeypatch):
     batch = [transition(tuple(NORMAL._replace(message_id=make_id(n)))) for n in range(3)]
 
     assert collector.normalize(batch) == batch
+
+
+@pytest.mark.parametrize("tenant", [[], {}, 0, False, [1], Name.NORTH], ids=repr)
+def test_an_odd_tenant_affects_no_other_message(tenant, collector):
+    """Options come from outside, and one message must not stop the writer.  Details, because the
+    size of such a batch is calculated."""
+    buffer = Buffer(10, normalize=collector.normalize)
+    for number, options in enumerate([{}, {"taskstate_tenant": tenant}, {}]):
+        message = make_message({}, message_id=make_id(number), options=options)
+        fields = collector.collect(message, {})
+        buffer.push((*transition(fields)[:5], TaskDetails(progress=1.0)))
+    buffer.coalesce()
+    found = [pending.latest.fields.tenant for pending in buffer.pop_batch(10)]
+
+    assert found == ["", "north" if tenant == "north" else "?", ""]
+    assert {*map(type, found)} == {str}
 
 
 def test_names_that_are_not_strings_are_not_remembered(collector):

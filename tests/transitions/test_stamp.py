@@ -79,3 +79,13 @@ def test_any_positive_stamp_is_taken():
     assert stamp_of_run(1, START, START) == 1
     assert stamp_of_run(0, START, START - 1) == START
     assert stamp_of_run(-START, 0, 0) == START + 1
+
+
+def test_the_greatest_stamp_is_followed_by_itself():
+    """It comes from outside.  A greater one would not be read, and the task would stay enqueued."""
+    waiting, carried = stamps_of_enqueue(MAX_TIME, START, START)
+    running = stamp_of_run(carried, START, START)
+
+    assert (waiting, carried, running) == (MAX_TIME, MAX_TIME, MAX_TIME)
+    assert pack_rank(Status.RUNNING, running, START) > pack_rank(Status.ENQUEUED, waiting, START)
+    assert stamp_of_run(-MAX_TIME, START, START) == MAX_TIME

@@ -1,5 +1,7 @@
 """One step at a time: when a flush is due, and what follows a failure."""
 
+import dataclasses
+
 import pytest
 
 from taskstate.conf import Config
@@ -51,6 +53,22 @@ def test_a_full_batch_does_not_wait_for_the_interval(bench):
 
     assert [len(batch) for batch in bench.store.batches] == [10, 10]
     assert bench.writer.stats().pending == 5
+
+
+def test_nothing_is_dropped_while_a_batch_fills(bench):
+    """A batch may be larger than what may wait."""
+    bench.config = dataclasses.replace(bench.config, max_pending=10, max_batch_size=10)
+    bench.spend_burst()
+    woken = []
+    bench.writer.queue.wake_writer = lambda: woken.append(True)
+    for number in range(100):
+        bench.push(number)
+        if woken or number % 4 == 0:  # It also takes a step when its pause is over.
+            woken.clear()
+            bench.writer._cycle.step()
+
+    assert bench.writer.stats().dropped == 0
+    assert max(map(len, bench.store.batches)) <= 10
 
 
 def test_one_flush_writes_all_that_is_pending_in_batches(bench):

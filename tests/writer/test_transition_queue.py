@@ -345,3 +345,16 @@ def test_the_writer_is_woken_before_anything_is_dropped():
 
     assert wakes == [0]
     assert buffer.dropped == 1
+
+
+def test_the_writer_is_woken_before_the_bytes_are_used_up():
+    """Small transitions, too, may take all of a small limit before they fill a batch."""
+    buffer = Buffer(MANY, normalize=as_they_are)
+    buffer.set_limits(MANY, MIB, batch_size=MANY)
+    wakes = []
+    buffer.queue.wake_writer = lambda: wakes.append(buffer.dropped)
+    for number in range(MIB // TRANSITION_BYTES + 1):
+        buffer.push(make_transition(message_id=make_id(number)))
+
+    assert wakes == [0]
+    assert buffer.dropped == 1
