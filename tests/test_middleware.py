@@ -288,7 +288,7 @@ def test_the_last_report_of_an_end_counts(broker, pushed):
     assert [transition.status for transition in pushed] == [Status.RUNNING, Status.DONE]
 
 
-def test_a_retry_that_is_interrupted_keeps_when_the_first_run_began(broker, monkeypatch):
+def test_a_retry_that_is_interrupted_keeps_when_the_first_run_began(broker, pushed, monkeypatch):
     """A later attempt must not overwrite it, wherever an exception is raised in the hook."""
     began = []
 

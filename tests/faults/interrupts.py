@@ -22,6 +22,8 @@ from dramatiq.middleware.threading import Interrupt, raise_thread_exception
 import taskstate
 from benchmarks.workload.hooks import HOOKS
 from taskstate.models import Task
+from taskstate.transitions.rank import status_of
+from taskstate.transitions.transition import FIELDS, MESSAGE_ID, RANK
 from taskstate.utils.sync import WakeEvent
 
 EXCEPTIONS = (TimeLimitExceeded, Shutdown)
@@ -207,7 +209,8 @@ class Account:
         merge = buffer._merge
 
         def count(transition):
-            self.coalesced[transition.message_id, transition.status.value] += 1
+            message_id = transition[FIELDS][MESSAGE_ID]
+            self.coalesced[message_id, status_of(transition[RANK]).value] += 1
             return merge(transition)
 
         buffer._merge = count
