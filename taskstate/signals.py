@@ -16,4 +16,4 @@ from django.dispatch import Signal
 #: Receivers run in the writer's thread, so a slow receiver delays later flushes.  An exception that
 #: a receiver raises is logged and has no other effect.  With ``SYNCHRONOUS`` it is sent at once, in
 #: the calling thread, and inside the caller's transaction if there is one.
-task_changed = Signal(use_caching=True)
+task_changed = Signal()

@@ -150,7 +150,7 @@ class FieldCollector:
             return False
         try:
             return self._user_key().are_valid_numbers({*values} - {None})
-        except ValueError:
+        except Exception:  # noqa: BLE001 - normalizing row by row logs it, whatever it is
             return False
 
     def _normalize_fields(self, raw: RawFields | MessageFields) -> MessageFields | None:

@@ -203,6 +203,8 @@ class ProcessingHooks(TrackingHooks):
         thread.run = outer = run.outer
         if outer is not None:
             set_current_run((outer, self._push_deferred))
+        elif run.has_details:
+            set_current_run(None)  # Others may stay until the thread's next run: they are small.
 
     def _push_outcome(self, status: Status, message: Any, run: Run) -> None:
         if run.outcome_pushed:

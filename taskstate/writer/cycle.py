@@ -99,10 +99,14 @@ class FlushCycle:
         pause = self.backoff.delay(now)
         if pause > 0:
             return pause
-        if is_ending or self._bucket.take(now, options.flush_interval):
+        if is_ending:
             self.flush()
-        elif self._flush_awaited():
-            self._flush_full_batches()
+        elif self._flush_awaited() and self.buffer.pending_count:
+            # Only the rest takes a token: what threads wait for is never limited in rate.
+            if self._bucket.take(now, options.flush_interval):
+                self.flush()
+            else:
+                self._flush_full_batches()
         return self._delay()
 
     def _delay(self) -> float | None:

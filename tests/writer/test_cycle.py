@@ -7,6 +7,7 @@ import pytest
 from taskstate.conf import Config
 from taskstate.transitions.status import Status
 from taskstate.utils.sync import Latch
+from taskstate.writer.pacing import BURST
 from tests.support.bench import Outage, fail_from_second_on
 from tests.support.factories import make_id, make_transition
 
@@ -205,3 +206,29 @@ def test_an_error_without_a_text_is_summarized_by_its_name(bench):
     bench.writer._cycle.step()
 
     assert bench.writer.stats().last_error == "Outage"
+
+
+def test_what_threads_wait_for_takes_no_token(bench):
+    """After any number of them, a single state is still written at once."""
+    buffer = bench.writer._buffer
+    for number in range(4 * BURST):
+        buffer.push_awaited(make_transition(Status.DONE, message_id=make_id(number)), Latch())
+        bench.writer._cycle.step()
+    bench.push(1000)
+    bench.writer._cycle.step()
+
+    assert len(bench.store.committed) == 4 * BURST + 1
+
+
+def test_what_threads_wait_for_is_written_alone(bench):
+    """While flushes are limited in rate: a task that is running now is usually done by then."""
+    for number in range(BURST):
+        bench.push(number)
+        bench.writer._cycle.step()
+    bench.push(1000)
+    latch = Latch()
+    bench.writer._buffer.push_awaited(make_transition(Status.DONE, message_id=make_id(1001)), latch)
+    bench.writer._cycle.step()
+
+    assert latch.wait(0)
+    assert [each.message_id for each in bench.store.committed[BURST:]] == [make_id(1001)]
