@@ -254,7 +254,7 @@ def test_writers_behind_pgbouncer(pgbouncer, through_pool, stores, report):
         until(lambda: pgbouncer.execute(CLEARED_A_WHILE_AGO, DATABASE))
         one.order("enqueued", ids=new)
         assert one.order("flush")
-        assert rows() == {new[0]: ("enqueued", 0)}
+        assert rows() == {new[0]: ("enqueued", 1)}
 
     report(
         f"{' and '.join(stores)}: {2 * 2 * ROUNDS} batches of up to {SIZE} messages, "
