@@ -478,6 +478,7 @@ def assert_same_rows(rows, other, status):
                 assert one["updated_at"] == one["finished_at"]
 
 
+@pytest.mark.once  # Its COPY needs psycopg 3.
 def test_the_limit_writes_the_same_rows(django_db_blocker):
     """Also where messages are only sent."""
     need("postgres")
