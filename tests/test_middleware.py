@@ -236,7 +236,7 @@ def test_strange_options_count_as_absent(options, broker, pushed):
     [(0, 1), (3, 4), (-1, 1), ("3", 1), (2.5, 1), (2**31 - 1, 2**31 - 1), (2**80, 2**31 - 1)],
 )
 def test_an_attempt_has_the_number_of_retries_plus_one(retries, attempt, broker, pushed):
-    """Within the range of its column; a value that is no whole number counts as no retry."""
+    """It stays within the range of its column; a value that is not a whole number counts as 0."""
     proxy = MessageProxy(make_message({}, options={"retries": retries}))
     StateMiddleware().before_process_message(broker, proxy)
 

@@ -24,7 +24,7 @@ def pin(argument):
     """Return an argument of the command with the id of each commit in place of another name for it.
 
     Raises:
-      BenchmarkError: If there is no such commit.
+      BenchmarkError: If the reference names no commit.
     """
 
     def replace(found):

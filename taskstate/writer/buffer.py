@@ -1,7 +1,7 @@
 """What was pushed and is not committed yet: one pending task per message.
 
-Any thread may push; see ``transition_queue``.  Any thread may read the length, ``memory``,
-``dropped`` and ``oldest_happened_at``.  Only the writer may call the other methods.
+Any thread may push to its queue; see ``transition_queue``.  Any thread may read the length,
+``memory``, ``dropped`` and ``oldest_happened_at``.  Only the writer may call the other methods.
 """
 
 from __future__ import annotations
@@ -55,9 +55,6 @@ class Buffer:
     ) -> None:
         self._normalize = normalize
         self.queue = TransitionQueue()
-        # Attributes, so that a push takes one call less.
-        self.push = self.queue.push
-        self.push_deferred = self.queue.push_deferred
         self._dropped = 0
         #: The pending tasks, by the canonical ids of their messages.
         self._pending: dict[str, PendingTask] = {}

@@ -79,7 +79,7 @@ class Flushing:
                 status, message_id=make_id(number), description=text, **normalized
             )
             # The hook has normalized the names; the writer normalizes the description.
-            self.cycle.buffer.push(transition._replace(fields=tuple(transition.fields)))
+            self.cycle.buffer.queue.push(transition._replace(fields=tuple(transition.fields)))
 
     def flush(self, rows=ROWS):
         """Return whether all of it went; counts statements, and the rows of each try."""
@@ -224,7 +224,9 @@ def test_a_row_that_the_client_rejects(database, caplog):
     flushing.cycle.buffer._normalize = list
     for number in range(50):
         user_pk = 0 if number == 7 else number + 1
-        flushing.cycle.buffer.push(make_transition(message_id=make_id(number), user_pk=user_pk))
+        flushing.cycle.buffer.queue.push(
+            make_transition(message_id=make_id(number), user_pk=user_pk)
+        )
     assert flushing.flush()
 
     assert Task.objects.count() == 49
@@ -263,7 +265,9 @@ def test_a_text_that_the_table_can_not_hold(name, store, database, signals, capl
         signals.clear()
         texts = {"error": "ValueError: no", "traceback": "raise ValueError  # 😀"}
         flushing.push(range(49), Status.DONE)
-        flushing.cycle.buffer.push(make_transition(Status.FAILED, message_id=make_id(49), **texts))
+        flushing.cycle.buffer.queue.push(
+            make_transition(Status.FAILED, message_id=make_id(49), **texts)
+        )
         assert flushing.flush()
 
         statuses = {task.message_id.int: task.status for task in Task.objects.all()}
@@ -275,7 +279,7 @@ def test_a_text_that_the_table_can_not_hold(name, store, database, signals, capl
         (line,) = caplog.messages
         assert "actor actor is written without its traceback: " in line
         # What names the actor is no text to leave out.
-        flushing.cycle.buffer.push(make_transition(message_id=make_id(50), actor_name="😀"))
+        flushing.cycle.buffer.queue.push(make_transition(message_id=make_id(50), actor_name="😀"))
         assert flushing.flush()
         assert "is not written, because the database rejects it as bad data" in caplog.messages[-1]
 

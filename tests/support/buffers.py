@@ -34,7 +34,7 @@ def lower_ids(transitions):
 def pushed(*transitions, max_pending=100, **bounds):
     buffer = Buffer(max_pending, normalize=as_they_are, **bounds)
     for transition in transitions:
-        buffer.push(transition)
+        buffer.queue.push(transition)
     buffer.coalesce()
     return buffer
 

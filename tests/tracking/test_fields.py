@@ -190,7 +190,7 @@ def test_an_odd_tenant_affects_no_other_message(tenant, collector):
     for number, options in enumerate([{}, {"taskstate_tenant": tenant}, {}]):
         message = make_message({}, message_id=make_id(number), options=options)
         fields = collector.collect(message, {})
-        buffer.push((*transition(fields)[:5], TaskDetails(progress=1.0)))
+        buffer.queue.push((*transition(fields)[:5], TaskDetails(progress=1.0)))
     buffer.coalesce()
     found = [pending.latest.fields.tenant for pending in buffer.pop_batch(10)]
 

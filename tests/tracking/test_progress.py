@@ -240,9 +240,9 @@ def test_progress_is_reported_again_after_a_report_was_dropped(state, broker):
     run = Run(make_message({}), {})
     run.progress = Progress(1.0, "", clock.now())
     run.is_reporting = True
-    buffer.push_deferred(run)
+    buffer.queue.push_deferred(run)
     for _ in range(QUEUE_ITEMS_PER_PENDING):
-        buffer.push(make_transition())
+        buffer.queue.push(make_transition())
     assert buffer.dropped == 1
     assert not run.is_reporting
 

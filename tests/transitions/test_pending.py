@@ -100,7 +100,7 @@ def test_a_start_stays_in_the_statuses_after_a_failed_flush(starts_first):
     buffer = pushed(transitions[0])
     failed = buffer.pop_batch(MANY)
     failed[0].maybe_committed = True
-    buffer.push(transitions[1])
+    buffer.queue.push(transitions[1])
     buffer.coalesce()
     buffer.requeue(failed)
     (pending,) = buffer.pop_batch(MANY)

@@ -81,7 +81,7 @@ def test_an_invalid_message_id_raises_value_error(value):
     [(3, 3), (-1, 0), (11, 10), (None, 0), ("3", 0), (True, 0), (2.5, 0), ([], 0)],
 )
 def test_counts(value, expected):
-    """A stamp or a number of retries that is no whole number counts as 0."""
+    """A stamp or a number of retries that is not a whole number counts as 0."""
     assert sanitize.clean_count(value, 10) == expected
 
 

@@ -48,7 +48,7 @@ def test_coalesce_returns_the_number_of_transitions():
     """The statistics count transitions, not messages."""
     buffer = Buffer(10, normalize=as_they_are)
     for _ in range(3):
-        buffer.push(make_transition())
+        buffer.queue.push(make_transition())
 
     assert len(buffer) == 3
     assert buffer.queue
@@ -90,8 +90,8 @@ def test_requeued_tasks_go_to_the_front_and_newer_transitions_win():
     failed = buffer.pop_batch(MANY)
     failed[0].maybe_committed = True
     done = make_transition(Status.DONE, message_id=one)
-    buffer.push(make_transition(message_id=three))
-    buffer.push(done)
+    buffer.queue.push(make_transition(message_id=three))
+    buffer.queue.push(done)
     buffer.coalesce()
 
     buffer.requeue(failed)
@@ -109,7 +109,7 @@ def test_an_older_transition_pushed_later_does_not_replace_a_requeued_one():
     done = make_transition(Status.DONE)
     buffer = pushed(done)
     failed = buffer.pop_batch(MANY)
-    buffer.push(make_transition(Status.RUNNING))
+    buffer.queue.push(make_transition(Status.RUNNING))
     buffer.coalesce()
 
     buffer.requeue(failed)
@@ -124,7 +124,7 @@ def test_the_oldest_pending_tasks_are_dropped_and_counted():
     assert buffer.dropped == 0
     failed = buffer.pop_batch(MANY)
     for key in keys[3:]:
-        buffer.push(make_transition(message_id=key))
+        buffer.queue.push(make_transition(message_id=key))
     buffer.coalesce()
 
     buffer.requeue(failed)
@@ -139,7 +139,7 @@ def test_the_oldest_pending_tasks_are_dropped_and_counted():
 def test_an_awaited_transition_is_coalesced_like_any_other():
     """It counts as pending before it is coalesced, and its latch stays with its pending task."""
     buffer = Buffer(10, normalize=as_they_are)
-    buffer.push(make_transition(Status.RUNNING))
+    buffer.queue.push(make_transition(Status.RUNNING))
     latch = awaited(buffer, make_transition(Status.DONE))
     assert len(buffer) == 2
     assert buffer.queue
@@ -161,12 +161,12 @@ def test_an_awaited_transition_is_coalesced_with_what_its_thread_pushed_before()
 
     def push_in_between(transitions):
         if transitions[0].message_id == make_id(1):
-            buffer.push(make_transition(Status.RUNNING, message_id=make_id(2)))
+            buffer.queue.push(make_transition(Status.RUNNING, message_id=make_id(2)))
             awaited(buffer, make_transition(Status.DONE, message_id=make_id(2)))
         return transitions
 
     buffer = Buffer(100, normalize=push_in_between)
-    buffer.push(make_transition(message_id=make_id(1)))
+    buffer.queue.push(make_transition(message_id=make_id(1)))
     found = []
     for _ in range(2):
         buffer.coalesce()
@@ -223,7 +223,7 @@ def test_requeued_tasks_are_still_awaited():
 def test_an_error_while_a_batch_is_normalized_loses_nothing():
     """All of it stays pending and awaited."""
     buffer = Buffer(10, normalize=as_they_are)
-    buffer.push(make_transition(message_id=make_id(1)))
+    buffer.queue.push(make_transition(message_id=make_id(1)))
     latch = awaited(buffer, make_transition(Status.DONE, message_id=make_id(2)))
     buffer.coalesce()
     buffer._normalize = fail
@@ -242,9 +242,9 @@ def test_a_message_without_a_valid_id_is_not_kept():
         return [each if each.message_id.count("-") == 4 else None for each in transitions]
 
     buffer = Buffer(2, normalize=normalize)
-    buffer.push(make_transition(message_id=make_id(1)))
+    buffer.queue.push(make_transition(message_id=make_id(1)))
     for number in range(5):
-        buffer.push(make_transition(message_id=f"job-{number}"))
+        buffer.queue.push(make_transition(message_id=f"job-{number}"))
     latch = awaited(buffer, make_transition(Status.DONE, message_id="job-9"))
 
     assert buffer.coalesce() == 1
@@ -258,7 +258,7 @@ def test_only_the_latest_transition_is_normalized():
     normalized = []
     buffer = Buffer(10, normalize=lambda batch: normalized.extend(batch) or batch)
     for status in (Status.ENQUEUED, Status.RUNNING, Status.DONE):
-        buffer.push(make_transition(status))
+        buffer.queue.push(make_transition(status))
     buffer.coalesce()
     buffer.pop_batch(MANY)
 
@@ -273,7 +273,7 @@ def test_a_batch_holds_a_message_once_however_its_id_is_spelled():
     )
     buffer = Buffer(10, normalize=lower_ids)
     latch = awaited(buffer, upper)
-    buffer.push(canonical)
+    buffer.queue.push(canonical)
     buffer.coalesce()
 
     (pending,) = buffer.pop_batch(MANY)
@@ -296,7 +296,7 @@ def test_transitions_of_equal_rank_are_compared_by_their_normalized_fields():
     for pair in ([first, second], [second, first]):
         buffer = Buffer(10, normalize=lambda transitions: list(normalize(transitions)))
         for transition in pair:
-            buffer.push(transition)
+            buffer.queue.push(transition)
         buffer.coalesce()
         (pending,) = buffer.pop_batch(MANY)
         assert pending.latest.fields.queue_name == "b"
@@ -318,7 +318,7 @@ def test_awaited_tasks_are_never_dropped():
     buffer = Buffer(2, normalize=as_they_are)
     waiters = [awaited(buffer, make_transition(message_id=make_id(n))) for n in range(3)]
     for number in range(3, 6):
-        buffer.push(make_transition(message_id=make_id(number)))
+        buffer.queue.push(make_transition(message_id=make_id(number)))
     buffer.coalesce()
 
     assert ids(buffer.pop_batch(MANY)) == [make_id(n) for n in range(3)]
@@ -334,12 +334,12 @@ def test_the_oldest_waiting_transition_is_known():
     buffer.push_awaited(make_transition(message_id=make_id(1), happened_at=7.0), Latch())
     assert buffer.oldest_happened_at == 7.0
     deferred = Deferred()
-    buffer.push_deferred(deferred)
-    buffer.push(make_transition(message_id=make_id(2), happened_at=5.0))
+    buffer.queue.push_deferred(deferred)
+    buffer.queue.push(make_transition(message_id=make_id(2), happened_at=5.0))
     assert buffer.oldest_happened_at == 5.0
     buffer.queue._items.popleft()
     buffer.coalesce()
-    buffer.push(make_transition(Status.RUNNING, message_id=make_id(2), happened_at=9.0))
+    buffer.queue.push(make_transition(Status.RUNNING, message_id=make_id(2), happened_at=9.0))
     buffer.coalesce()
     assert buffer.oldest_happened_at == 5.0
 
@@ -359,7 +359,7 @@ def test_the_oldest_pending_tasks_beyond_max_bytes_are_dropped():
     buffer = pushed(*map(make_large, range(10)), max_bytes=MIB)
     assert (buffer.dropped, buffer.pending_count) == (0, 10)
     for number in range(10, 40):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
         buffer.coalesce()
 
     left = buffer.pending_count
@@ -375,11 +375,11 @@ def test_requeued_tasks_are_limited_in_bytes():
     buffer = Buffer(MANY, normalize=as_they_are, max_bytes=MIB)
     latch = awaited(buffer, make_large(0))
     for number in range(1, 12):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
     buffer.coalesce()
     failed = buffer.pop_batch(MANY)
     for number in range(12, 24):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
     buffer.coalesce()
     assert buffer.dropped == 0
 
@@ -398,7 +398,7 @@ def test_only_the_latest_transition_counts_as_memory():
     failed = make_large(1, Status.DELAYED, traceback="x" * 8_000, error="Oops")
     buffer = pushed(failed)
     assert buffer.memory > 8_000
-    buffer.push(make_large(1, Status.DONE, progress=1.0))
+    buffer.queue.push(make_large(1, Status.DONE, progress=1.0))
     buffer.coalesce()
 
     assert MESSAGE_BYTES < buffer.memory < MESSAGE_BYTES + 1_000
@@ -428,7 +428,7 @@ def test_the_counted_memory_is_what_python_takes(size, are_coalesced):
     for number in range(200):
         own = {name: f"{number:04}{text}" for name, text in texts.items()}
         moments = {"at": 10**12 + number, "started_at": 10**12 + number}
-        buffer.push(make_transition(message_id=make_id(number), **moments, **own))
+        buffer.queue.push(make_transition(message_id=make_id(number), **moments, **own))
     if are_coalesced:
         buffer.coalesce()
     taken, _ = tracemalloc.get_traced_memory()
@@ -447,7 +447,7 @@ def test_the_memory_of_pending_tasks_is_exact_after_each_step(seed):
         message_id = f"{choice.randrange(40):032x}"
         text = choice.choice([None, None, "x" * choice.randrange(30_000)])
         status = choice.choice(list(Status))
-        buffer.push(
+        buffer.queue.push(
             make_transition(
                 status,
                 at=START + choice.randrange(5),
@@ -474,7 +474,7 @@ def test_exactly_the_limits_are_allowed():
     assert (by_number.dropped, by_number.pending_count, by_number.exceeded_setting) == (0, 2, "")
 
     for buffer, setting in [(by_size, "MAX_PENDING_BYTES"), (by_number, "MAX_PENDING")]:
-        buffer.push(third)
+        buffer.queue.push(third)
         buffer.coalesce()
         assert (buffer.dropped, buffer.pending_count, buffer.exceeded_setting) == (1, 2, setting)
 
@@ -497,7 +497,7 @@ def test_a_transition_that_can_not_be_normalized_changes_nothing():
     first, second = (make_transition(at=START, queue_name=name) for name in ("a", "b"))
     buffer = Buffer(10, normalize=lambda batch: [None if t is second else t for t in batch])
     for transition in (first, second):
-        buffer.push(transition)
+        buffer.queue.push(transition)
     buffer.coalesce()
 
     (pending,) = buffer.pop_batch(MANY)
@@ -533,7 +533,7 @@ def test_a_deferred_transition_is_made_when_it_is_coalesced():
 
     buffer = Buffer(10, normalize=as_they_are)
     deferred = Late()
-    buffer.push_deferred(deferred)
+    buffer.queue.push_deferred(deferred)
 
     assert buffer.coalesce() == 1
     (pending,) = buffer.pop_batch(MANY)
@@ -579,7 +579,7 @@ def test_newer_texts_count_after_a_failed_flush():
     """They are merged into what is put back."""
     buffer = pushed(make_transition(message_id=make_id(1)))
     failed = buffer.pop_batch(MANY)
-    buffer.push(make_large(1))
+    buffer.queue.push(make_large(1))
     buffer.coalesce()
     buffer.requeue(failed)
 
@@ -605,7 +605,7 @@ def test_the_limit_that_was_exceeded_is_named():
     """As many items as are allowed may still be too many bytes."""
     buffer = Buffer(1, normalize=as_they_are, max_bytes=200_000)
     for number in range(QUEUE_ITEMS_PER_PENDING):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
 
     assert buffer.dropped == 1
     assert buffer.exceeded_setting == "MAX_PENDING_BYTES"

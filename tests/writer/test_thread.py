@@ -128,7 +128,7 @@ def test_an_error_while_connections_are_closed_does_not_end_the_thread(
 def test_a_broken_setting_does_not_end_the_thread(bench, caplog):
     """Any error in a step is handled like an outage."""
     bench.writer._cycle._options = None
-    bench.writer._buffer.push(make_transition())
+    bench.writer._buffer.queue.push(make_transition())
 
     assert bench.writer.thread._step_safely() > 0
     assert bench.writer.stats().pending == 1

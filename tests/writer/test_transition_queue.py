@@ -21,7 +21,7 @@ def test_the_queue_is_limited_while_the_writer_is_stuck():
     buffer = Buffer(2, normalize=as_they_are)
     limit = 2 * QUEUE_ITEMS_PER_PENDING
     for number in range(limit + 3):
-        buffer.push(make_transition(message_id=make_id(number)))
+        buffer.queue.push(make_transition(message_id=make_id(number)))
 
     assert len(buffer) == limit
     assert buffer.dropped == 3
@@ -34,13 +34,13 @@ def test_the_queue_is_limited_in_bytes_while_the_writer_is_stuck():
     buffer = Buffer(MANY, normalize=as_they_are, max_bytes=MIB)
     small = MIB // 2 // TRANSITION_BYTES
     for number in range(small):
-        buffer.push(make_transition(message_id=make_id(number)))
+        buffer.queue.push(make_transition(message_id=make_id(number)))
     for number in range(small, small + 8):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
     assert buffer.dropped == 0
 
     for number in range(small + 8, small + 40):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
         assert buffer.memory <= MIB
 
     left = len(buffer)
@@ -48,7 +48,7 @@ def test_the_queue_is_limited_in_bytes_while_the_writer_is_stuck():
     assert buffer.dropped == small + 40 - left
     assert buffer.exceeded_setting == "MAX_PENDING_BYTES"
     for number in range(small):
-        buffer.push(make_transition(message_id=make_id(number)))
+        buffer.queue.push(make_transition(message_id=make_id(number)))
         assert buffer.memory <= MIB
     buffer.coalesce()
     assert not buffer.queue._units
@@ -60,7 +60,7 @@ def test_the_queue_may_take_the_memory_that_pending_tasks_leave():
     def push_until_it_drops(buffer):
         before = buffer.dropped
         for pushes in itertools.count():
-            buffer.push(make_transition())
+            buffer.queue.push(make_transition())
             if buffer.dropped > before:
                 return pushes * TRANSITION_BYTES
         raise AssertionError
@@ -89,7 +89,7 @@ def test_the_writer_is_woken_before_the_queue_is_full():
     buffer.queue.wake_writer = coalesce
     dropped = buffer.dropped
     for number in range(16, 32):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
     buffer.coalesce()
 
     assert set(woken) == {5}
@@ -101,7 +101,7 @@ def test_the_newest_transition_is_kept_however_large_it_is():
     """Even with the smallest limit, and the smallest share of it."""
     buffer = pushed(*map(make_large, range(16)), max_bytes=MIB)
     text = "\U0001f600" * 64_000
-    buffer.push(make_large(99, result=text, stored_message=text))
+    buffer.queue.push(make_large(99, result=text, stored_message=text))
 
     assert len(buffer.queue._items) == 1
     buffer.coalesce()
@@ -114,7 +114,7 @@ def test_the_newest_transition_is_kept_however_large_it_is():
 def test_the_queue_does_not_keep_a_deferred_transition_alive():
     """It is a run, which may hold a large result.  When it is gone, nothing is to be written."""
     buffer = Buffer(MANY, normalize=as_they_are)
-    buffer.push_deferred(Deferred("x" * 64_000))
+    buffer.queue.push_deferred(Deferred("x" * 64_000))
     assert buffer.memory == TRANSITION_BYTES
 
     assert buffer.queue._items[0]() is None
@@ -127,9 +127,9 @@ def test_a_dropped_deferred_transition_is_notified():
     """Also if the limit in bytes was exceeded."""
     buffer = Buffer(MANY, normalize=as_they_are, max_bytes=MIB)
     deferred = Deferred()
-    buffer.push_deferred(deferred)
+    buffer.queue.push_deferred(deferred)
     for number in range(20):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
 
     assert deferred.is_dropped
 
@@ -166,7 +166,7 @@ class Pusher(threading.Thread):
             self.left = self.random.randint(1, 80)
             sys.settrace(self.trace)
             try:
-                self.buffer.push(transition)
+                self.buffer.queue.push(transition)
             except Interrupted:
                 self.interrupted += 1
             finally:
@@ -209,7 +209,7 @@ def test_the_counted_memory_stays_right_after_interrupted_pushes(
             break
     assert sum(pusher.interrupted for pusher in pushers) > 200
 
-    buffer.push(make_transition())
+    buffer.queue.push(make_transition())
     buffer.coalesce()
 
     assert not buffer.queue._units
@@ -230,7 +230,7 @@ def push_uncounted(buffer, transition):
     """Push, and be interrupted before the texts are counted."""
     count, buffer.queue._count_units = buffer.queue._count_units, lambda transition: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        buffer.push(transition)
+        buffer.queue.push(transition)
     buffer.queue._count_units = count
 
 
@@ -240,7 +240,7 @@ def push_while_coalescing(monkeypatch, after):
 
     def push_one_more(buffer, transition):
         if transition.message_id == make_id(after):
-            buffer.push(make_large(2))
+            buffer.queue.push(make_large(2))
         return merge(buffer, transition)
 
     monkeypatch.setattr(Buffer, "_merge", push_one_more)
@@ -252,7 +252,7 @@ def test_texts_that_were_not_counted_do_not_affect_the_count_of_others(monkeypat
     push_while_coalescing(monkeypatch, after=0)
     buffer = Buffer(MANY, normalize=as_they_are)
     push_uncounted(buffer, make_large(0))
-    buffer.push(make_large(1))
+    buffer.queue.push(make_large(1))
     buffer.coalesce()
 
     assert len(buffer.queue._items) == 1
@@ -265,10 +265,10 @@ def test_texts_of_a_removed_transition_are_no_longer_counted():
     """An exception was raised after a transition was dropped, and before its texts were
     subtracted."""
     buffer = Buffer(MANY, normalize=as_they_are)
-    buffer.push(make_large(0))
+    buffer.queue.push(make_large(0))
     buffer.queue._items.popleft()
     assert buffer.memory == 0
-    buffer.push(make_transition())
+    buffer.queue.push(make_transition())
     buffer.coalesce()
 
     assert not buffer.queue._units
@@ -278,7 +278,7 @@ def test_without_any_room_only_the_newest_transition_stays():
     """A push never drops what it has just added."""
     buffer = Buffer(MANY, normalize=as_they_are, max_bytes=0)
     for number in (1, 2, 3):
-        buffer.push(make_transition(message_id=make_id(number)))
+        buffer.queue.push(make_transition(message_id=make_id(number)))
 
         assert len(buffer.queue) == 1
         assert buffer.dropped == number - 1
@@ -288,7 +288,7 @@ def test_without_any_room_only_the_newest_transition_stays():
 def test_each_large_text_counts_before_it_is_coalesced(name):
     """Transitions may have one of them alone."""
     buffer = Buffer(MANY, normalize=as_they_are)
-    buffer.push(make_transition(**{name: "x" * 64_000}))
+    buffer.queue.push(make_transition(**{name: "x" * 64_000}))
 
     assert buffer.memory == pytest.approx(64_000 + TRANSITION_BYTES, rel=0.02)
 
@@ -298,7 +298,7 @@ def test_texts_that_were_counted_too_long_leave_newer_ones_counted(monkeypatch):
     push_while_coalescing(monkeypatch, after=1)
     buffer = Buffer(MANY, normalize=as_they_are)
     for number in (0, 1):
-        buffer.push(make_large(number))
+        buffer.queue.push(make_large(number))
     buffer.queue._items.popleft()
     buffer.coalesce()
 
@@ -312,7 +312,7 @@ def test_deferred_transitions_are_bounded_too():
     limit = 2 * QUEUE_ITEMS_PER_PENDING
     deferred = [Deferred() for _ in range(limit + 3)]
     for each in deferred:
-        buffer.push_deferred(each)
+        buffer.queue.push_deferred(each)
 
     assert (len(buffer), buffer.dropped) == (limit, 3)
     assert [each.is_dropped for each in deferred] == [True] * 3 + [False] * limit
@@ -328,7 +328,7 @@ def test_the_writer_is_woken_once_when_enough_waits_to_fill_a_batch():
     buffer.queue.wake_writer = lambda: wakes.append(len(buffer))
     for _ in range(2):
         for number in range(10):
-            buffer.push(make_transition(message_id=make_id(number)))
+            buffer.queue.push(make_transition(message_id=make_id(number)))
         buffer.coalesce()
         buffer.pop_batch(MANY)
 
@@ -341,7 +341,7 @@ def test_the_writer_is_woken_before_anything_is_dropped():
     wakes = []
     buffer.queue.wake_writer = lambda: wakes.append(buffer.dropped)
     for number in range(2 * QUEUE_ITEMS_PER_PENDING + 1):
-        buffer.push(make_transition(message_id=make_id(number)))
+        buffer.queue.push(make_transition(message_id=make_id(number)))
 
     assert wakes == [0]
     assert buffer.dropped == 1
@@ -354,7 +354,7 @@ def test_the_writer_is_woken_before_the_bytes_are_used_up():
     wakes = []
     buffer.queue.wake_writer = lambda: wakes.append(buffer.dropped)
     for number in range(MIB // TRANSITION_BYTES + 1):
-        buffer.push(make_transition(message_id=make_id(number)))
+        buffer.queue.push(make_transition(message_id=make_id(number)))
 
     assert wakes == [0]
     assert buffer.dropped == 1
