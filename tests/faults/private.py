@@ -85,7 +85,12 @@ class PrivateServer:
     def run(self, *command):
         """Run a program to its end, as the server's user."""
         done = subprocess.run(
-            self._as_user(command), stdout=self._log, stderr=self._log, cwd=self.folder, check=False
+            self._as_user(command),
+            env=self.environment,
+            stdout=self._log,
+            stderr=self._log,
+            cwd=self.folder,
+            check=False,
         )
         assert done.returncode == 0, self.log()
 
@@ -224,6 +229,15 @@ class MariaDb(PrivateServer):
     """MariaDB."""
 
     USER = "mysql"
+
+    @property
+    def environment(self):
+        """Return that of the tests, with a folder of its own for temporary tables.
+
+        A server that starts deletes all of them that it finds in its folder. If that were /tmp,
+        those of a server that another test is just asking would be among them.
+        """
+        return {**os.environ, "TMPDIR": str(self.folder)}
 
     def prepare(self):
         self.run(
