@@ -65,10 +65,7 @@ class _NotEncodableError(Exception):
 def is_plain(state: dict[Any, Any]) -> bool:
     """Return whether a ``for_state`` has known keys only, and only values that every encoder
     takes."""
-    for key, value in state.items():
-        if type(value) not in PLAIN_TYPES or key not in KEYS:
-            return False
-    return True
+    return KEYS.issuperset(state) and PLAIN_TYPES.issuperset(map(type, state.values()))
 
 
 def prepare_for_encoding(message: Any, state: dict[Any, Any], actors: DeclaredActors) -> None:

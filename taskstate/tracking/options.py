@@ -33,6 +33,8 @@ class UsedStamp(List[int]):
     recognizes the stamp of an earlier enqueue.
     """
 
+    __slots__ = ()
+
     def __eq__(self, other: object) -> bool:
         return self[0] == other if isinstance(other, int) else super().__eq__(other)
 
