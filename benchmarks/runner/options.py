@@ -91,7 +91,7 @@ def parse(argv, suites):
         type=_count,
         default=0,
         metavar="N",
-        help="rows in the table before a flush (suite flush, PostgreSQL)",
+        help="rows in the table before the measurement (suites flush and scale, PostgreSQL)",
     )
     parser.add_argument(
         "--tiny",

@@ -71,6 +71,13 @@ def drop_database(name, database):
         opened.execute(f"DROP DATABASE IF EXISTS {database}{force}")
 
 
+def postgres_processes(address):
+    """Return the ids of PostgreSQL's own processes, such as the one that writes the WAL."""
+    with cursor(address) as opened:
+        opened.execute("SELECT pid FROM pg_stat_activity WHERE backend_type <> 'client backend'")
+        return [pid for (pid,) in opened.fetchall()]
+
+
 def remove_queue(name, namespace, queue):
     """Remove a queue and its messages from a broker."""
     if name == "redis":

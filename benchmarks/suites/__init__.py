@@ -24,7 +24,7 @@ A suite defines:
 import importlib
 
 #: The names of all suites, in the order in which they run.
-NAMES = ("whole", "hooks", "flush", "database", "growth", "latency")
+NAMES = ("whole", "hooks", "flush", "database", "growth", "latency", "scale")
 
 
 def load(name):

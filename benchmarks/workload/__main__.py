@@ -32,6 +32,9 @@ JOBS = {
     "poll": "polling.poll",
     "flush": "flush.flush",
     "hooks": "hooks.hooks",
+    "make_table": "scale.make_table",
+    "write_at_a_rate": "scale.write_at_a_rate",
+    "bytes_per_row": "scale.bytes_per_row",
 }
 #: The jobs with the argument ``statements``, a ``StatementCounter`` of their process.
 WITH_STATEMENTS = ("send_then_process", "send_and_process", "lone_tasks")
