@@ -67,20 +67,26 @@ def versions(used):
 
 def _own_version():
     """Return the version of this package, with the commit if it is a Git clone.  The commit ends in
-    ``-dirty`` if the files differ from it."""
+    ``-dirty`` if files differ from it, other than results."""
     from taskstate.version import __version__
 
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        commit = _git("rev-parse", "--short", "HEAD")
+        changes = _git("diff", "--name-only", "HEAD", "--", ".", ":(exclude)benchmarks/results")
     except (OSError, subprocess.SubprocessError):
         return __version__
-    return f"{__version__} ({done.stdout.strip()})"
+    return f"{__version__} ({commit}{'-dirty' if changes else ''})"
+
+
+def _git(*arguments):
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 def command(arguments):
