@@ -35,6 +35,7 @@ def send_then_process(*, messages, threads, milliseconds, warm_up, send_alone, s
         "enqueue_seconds": sent.since(started).seconds,
         "process_seconds": ended.since(sent).seconds,
         "cpu_seconds": ended.since(started).cpu_seconds,
+        "writer_seconds": ended.since(started).writer_seconds,
         "switches": ended.since(started).switches,
         **(_send_alone(load, messages) if send_alone else {}),
     }
