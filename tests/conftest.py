@@ -8,6 +8,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 from django.test.utils import setup_databases, teardown_databases
+from django.utils import translation
 
 from taskstate.middleware import StateMiddleware
 from taskstate.signals import task_changed
@@ -44,6 +45,14 @@ def pytest_terminal_summary(terminalreporter):
             f"or set TASKSTATE_{server.upper()}_URL.",
             yellow=True,
         )
+
+
+@pytest.fixture(autouse=True)
+def forget_language():
+    """Let the next test begin with the site's language: a request activates that of its reader, and
+    it stays activated in the thread."""
+    yield
+    translation.deactivate()
 
 
 @pytest.fixture(autouse=True)
