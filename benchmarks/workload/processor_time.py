@@ -1,14 +1,15 @@
-"""The processor time of processes and threads on this machine (Linux)."""
+"""The processor time of threads on this machine, also of those of other processes (Linux)."""
 
 from pathlib import Path
 
 
 def processor_seconds(ids):
-    """Return the processor time that processes or threads have taken so far, in seconds.  One that
-    has ended counts as 0.
+    """Return the processor time that threads have taken so far, in seconds.  One that has ended
+    counts as 0, as does one of another machine.
 
     Parameters:
-      ids(Iterable): The ids of processes, and the native ids of threads.
+      ids(Iterable): The native ids of threads.  The id of a process is that of its main thread, and
+        the processes of PostgreSQL have no others.
     """
     return sum(map(_seconds, ids))
 

@@ -76,16 +76,20 @@ def write_at_a_rate(*, layout, connections, rate, seconds):
       rate(float): How many messages per second all of them write.  Each is written twice.
       seconds(float): For how long.
     """
-    rows = max(1, round(rate * INTERVAL / connections))
+    rows = round(rate * INTERVAL / connections)
+    if not rows:
+        raise ValueError(f"{rate:g} messages per second are too few for {connections} connections.")
     barrier = threading.Barrier(connections)
     threads = [_Connection(layout, rows, seconds, barrier) for _ in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for thread in threads:
-        if thread.error is not None:
-            raise thread.error
+    errors = [thread.error for thread in threads if thread.error is not None]
+    # A thread that fails breaks the barrier of the others; its own error says why.
+    errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
+    if errors:
+        raise errors[0]
     flushes = sorted(flush for thread in threads for flush in thread.flushes)
     return {
         "messages": rows * len(flushes) / 2,
@@ -141,6 +145,8 @@ class _Connection(threading.Thread):
         self.seconds = max(self.limit, time.perf_counter() - started)
 
     def _flush(self, batch):
-        flushed = time.perf_counter()
-        assert self.store.write(batch).rows == len(batch)
-        self.flushes.append(time.perf_counter() - flushed)
+        started = time.perf_counter()
+        written = self.store.write(batch).rows
+        self.flushes.append(time.perf_counter() - started)
+        if written != len(batch):
+            raise RuntimeError(f"{written:,} of {len(batch):,} rows were written.")
