@@ -13,6 +13,7 @@ from django.utils import translation
 from taskstate.middleware import StateMiddleware
 from taskstate.signals import task_changed
 from taskstate.stores.selection import find_obstacle
+from taskstate.tracking.run import set_current_run
 from taskstate.writer import lifecycle
 from tests.support import servers
 from tests.support.bench import Bench
@@ -53,6 +54,14 @@ def forget_language():
     it stays activated in the thread."""
     yield
     translation.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def forget_run():
+    """Let the next test begin outside of a run: many tests call hooks in their own thread, and not
+    all of them end the run."""
+    yield
+    set_current_run(None)
 
 
 @pytest.fixture(autouse=True)
