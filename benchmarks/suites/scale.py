@@ -1,7 +1,7 @@
 """Scale: what many worker processes ask of one PostgreSQL, and whether partitions help.
 
-Many connections write batches at a fixed rate, as the writers of as many processes do.  Each
-message is written twice: when it is enqueued, and when it is done.
+Many connections write at a fixed rate, one for each process.  Each message is written twice: when
+it is enqueued, and when it is done.
 """
 
 from functools import partial

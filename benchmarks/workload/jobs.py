@@ -29,14 +29,15 @@ def send_then_process(*, messages, threads, milliseconds, warm_up, send_alone, s
     load.resume()
     load.finish()
     ended = Usage.now()
+    total = ended.since(started)
 
     return {
         **_finish(load, counted),
         "enqueue_seconds": sent.since(started).seconds,
         "process_seconds": ended.since(sent).seconds,
-        "cpu_seconds": ended.since(started).cpu_seconds,
-        "writer_seconds": ended.since(started).writer_seconds,
-        "switches": ended.since(started).switches,
+        "cpu_seconds": total.cpu_seconds,
+        "writer_seconds": total.writer_seconds,
+        "switches": total.switches,
         **(_send_alone(load, messages) if send_alone else {}),
     }
 
